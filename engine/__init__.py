@@ -1,1 +1,1 @@
-"""What is computed: checkpoints, projections, singular values. Knows no screen and no HDF5."""
+"""From checkpoints to projections to singular values. Imports neither screens nor HDF5."""

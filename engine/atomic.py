@@ -1,6 +1,6 @@
-"""Every file that we write, in one step: under its name stands the old one whole or the new one, never a part.
+"""Writing a file in one step: its name always holds either the whole old content or the whole new one.
 
-A log that is appended to and what another library keeps (the Hub cache) are not written here.
+Append-only logs and files kept by other libraries (the Hub cache) are not written with this.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import TypeAlias
 Buffer: TypeAlias = bytes | memoryview
 
 HOST = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "localhost"
-"""This machine, as the name of a temporary file has it."""
+"""This machine's name, in the characters that names of temporary files may have."""
 TEMPORARY = re.compile(r"\.tmp-(?P<host>[\w.-]+)-(?P<pid>\d+)-[0-9a-f]{16}")
-"""The name of a temporary file, and which process of which machine writes it: one that is gone left it behind."""
+"""Names of temporary files, with the machine and process that write them; if it is gone, it left them behind."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path` in one step, and return when bytes and name are on the disk.
 
     Raises:
-        OSError: the disk is full or fails; at `path` stands what stood there, or all of `data`.
+        OSError: the disk is full or fails; `path` then holds its old content, or all of `data`.
     """
     write_pieces(path, (data,))
 
 
 def write_pieces(path: Path, pieces: Iterable[Buffer]) -> None:
-    """write_atomically of what is too large to be in memory at once: each of the pieces is made when it is written."""
+    """Write pieces one after the other to `path` as write_atomically does; each is made only when it is written."""
     temporary = _temporary(path.parent)
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     try:
@@ -54,8 +54,8 @@ def write_pieces(path: Path, pieces: Iterable[Buffer]) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Unlink the temporary files of processes of this machine that are gone; none where there is no folder."""
-    with suppress(OSError):  # or it cannot be listed
+    """Unlink the temporary files of processes of this machine that are gone. A missing folder is no error."""
+    with suppress(OSError):  # the folder is missing or cannot be listed
         for path in folder.iterdir():
             found = TEMPORARY.fullmatch(path.name)
             if found and found["host"] == HOST and not _alive(int(found["pid"])):
@@ -65,12 +65,12 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in another one, gone when the `with` ends, with all that was not moved out of it.
+    """Make a temporary folder in `parent`; it goes when the `with` ends, with all that was not moved out of it.
 
-    Those of processes of this machine that were killed are removed first.
+    Folders left by killed processes of this machine are removed first.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be made.
     """
     for path in list(parent.iterdir()):
         found = TEMPORARY.fullmatch(path.name)
@@ -85,10 +85,10 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def move_folder(folder: Path, path: Path) -> None:
-    """Give a whole folder, whose files are on the disk, its name: where there is an empty one, in its place.
+    """Rename a folder, whose files are on the disk already, to `path`, replacing an empty folder there.
 
     Raises:
-        OSError: there is a file of that name, or a folder that is not empty.
+        OSError: `path` is a file, or a folder that is not empty.
     """
     where = path.parent
     sync_folder(folder)
@@ -97,10 +97,10 @@ def move_folder(folder: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are on the disk; at once on file systems that sync no folders.
+    """Return when the names in a folder are on the disk; at once on file systems that cannot sync folders.
 
     Raises:
-        OSError: the disk fails, or there is no such folder.
+        OSError: the disk fails, or the folder does not exist.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -127,13 +127,13 @@ def _alive(pid: int) -> bool:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or the folder itself where it does not exist yet."""
+    """True if files can be made in a folder or, where it does not exist yet, if the folder can be made."""
     nearest = nearest_existing(folder)
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def why_no_file(path: Path) -> str:
-    """Why no file can be written at a path, "" where one can: what takes long to compute asks before."""
+    """The reason why no file can be written at a path, "" if one can: for checks before a long computation."""
     try:
         if path.is_dir():
             return "it is a folder"
@@ -145,7 +145,7 @@ def why_no_file(path: Path) -> str:
 
 
 def why_no_folder(path: Path) -> str:
-    """Why move_folder cannot put a folder at a path, "" where it can."""
+    """The reason why move_folder cannot put a folder at a path, "" if it can."""
     try:
         if path.is_dir():
             return "it is not empty" if any(path.iterdir()) else _why_no_names(path.parent)
@@ -155,7 +155,10 @@ def why_no_folder(path: Path) -> str:
 
 
 def _why_no_names(folder: Path) -> str:
-    """Why nothing can be made in a folder. Tried, for permissions do not tell of a disk that is read-only."""
+    """The reason why nothing can be made in a folder, "" if something can.
+
+    It is tried, because permissions do not show that a disk is read-only.
+    """
     if not folder.is_dir():
         return f"there is no folder {folder}"
     temporary = _temporary(folder)
@@ -168,5 +171,5 @@ def _why_no_names(folder: Path) -> str:
 
 
 def nearest_existing(folder: Path) -> Path:
-    """The folder itself where it exists, else the nearest above it that does."""
+    """The folder itself if it exists, else the nearest folder above it that does."""
     return next(p for p in (folder, *folder.absolute().parents) if p.exists())

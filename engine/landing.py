@@ -1,4 +1,4 @@
-"""Where a stored tensor's bytes are read to: ordinary memory, or a GPU by way of a few page-locked chunks."""
+"""Where the bytes of stored tensors are read to: ordinary memory, or a GPU through a few page-locked chunks."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ if TYPE_CHECKING:
 CHUNK = 16 << 20
 """Bytes that are read, digested and copied at a time.
 
-With 4 MiB, readers take the interpreter's lock so often that a scan on an H100 takes 10 % longer: kernels wait to be
-launched.
+With 4 MiB, readers take the interpreter's lock so often that kernels are launched late: a scan on an H100 takes 10 %
+longer.
 """
 
 Fill: TypeAlias = Callable[[memoryview, int], None]
-"""Fills the view with the tensor's bytes from an offset; called with rising offsets, each byte once."""
+"""Fills the view with a tensor's bytes from an offset on. It is called with rising offsets, once for each byte."""
 
 
 class Landing(Protocol):
-    """Takes the bytes of one tensor at a time."""
+    """A memory that takes the bytes of one tensor at a time."""
 
     def land(self, size: int, fill: Fill) -> Weights:
-        """All `size` bytes, uint8, shape (size,), ready to be used by any thread and stream.
+        """Read all `size` bytes: uint8, shape (size,), ready for use by any thread and stream.
 
         Raises:
-            RuntimeError: the device has no room, or does not answer. And what `fill` raises.
+            RuntimeError: the device has no room, or does not answer.
+            Exception: whatever `fill` raises.
         """
         ...
 
 
 class HostLanding:
-    """Memory of this process. For any number of threads."""
+    """Memory of this process. Safe to use from several threads."""
 
     def land(self, size: int, fill: Fill) -> HostArray:
         """See Landing."""
         import numpy as np
 
-        # Not a bytearray: that one zeroes its pages, at 1.4 GB/s, while it holds the interpreter's lock.
+        # Not a bytearray, which zeroes its pages at 1.4 GB/s while it holds the interpreter's lock.
         data = np.empty(size, np.uint8)
         for at in range(0, size, CHUNK):
             fill(data[at : at + CHUNK].data, at)
@@ -49,11 +50,10 @@ class HostLanding:
 
 
 class GpuLanding:
-    """A GPU's memory, for one thread: a chunk is filled while the one before it is copied.
+    """A GPU's memory, for use by one thread: while one chunk is copied, the next is filled.
 
-    Reading into page-locked chunks that are used again, digesting and copying them makes 16 to 22 GB/s with 8 threads
-    on the host of an H100, in 32 MiB of page-locked memory each; to page-lock a buffer for every tensor costs 0.09 s
-    for 117 MB.
+    On the host of an H100, 8 threads read, digest and copy 16 to 22 GB/s with two reused page-locked chunks each
+    (32 MiB). Page-locking a buffer for every tensor would cost 0.09 s for 117 MB.
     """
 
     def __init__(self, device: str) -> None:
@@ -86,7 +86,7 @@ HOST = HostLanding()
 
 @lru_cache
 def _copying(device: str) -> torch.cuda.Stream:
-    """The stream of all copies to a device, whose link carries one at a time; memory freed by one serves the next."""
+    """The one stream of all copies to a device: the link carries one copy at a time, and freed memory is reused."""
     import torch
 
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""Numbers that summarise a spectrum, and what a shape says of factors. Pure functions, numpy only.
+"""Numbers that summarise a spectrum, and the size of low-rank factors of a shape. Pure functions, numpy only.
 
 `values` are singular values sigma_1 >= ... >= sigma_r >= 0, float64, shape (r,) with r = min(m, n), in the
-units of the weights; m = `rows`, n = `cols`. Ratios of a zero matrix do not exist: they are None.
+units of the weights; m = `rows`, n = `cols`. Ratios are None for a zero matrix.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def relative_error(values: Values, k: int) -> float:
 def threshold_rank(values: Values, threshold: float) -> int:
     """Smallest k with energy(k) >= threshold, for 0 < threshold <= 1; 0 for a zero matrix.
 
-    A tie that is exact in real numbers (6 of 10 equal values at 0.6) must not be lost to rounding:
-    the comparison allows r * eps, the rounding of the running sum.
+    A tie that is exact in real numbers (6 of 10 equal values at 0.6) must not be lost to rounding, so
+    the comparison allows r * eps, the rounding error of the running sum.
 
     Raises:
         ValueError: threshold is not in (0, 1].
@@ -64,7 +64,7 @@ def threshold_rank(values: Values, threshold: float) -> int:
 
 
 def threshold_ranks(values: Values, thresholds: tuple[float, ...]) -> tuple[int, ...]:
-    """threshold_rank for several thresholds from one running sum."""
+    """threshold_rank at several thresholds, from one running sum."""
     for threshold in thresholds:
         if not 0.0 < threshold <= 1.0:
             raise ValueError(f"a threshold must be above 0 and at most 1, not {threshold:g}")
@@ -79,7 +79,7 @@ def threshold_ranks(values: Values, thresholds: tuple[float, ...]) -> tuple[int,
 
 
 def rank_losing(values: Values, most: float) -> int:
-    """Smallest k such that the sum of sigma^2 beyond the k largest is at most `most`, in their units.
+    """Smallest k such that the sum of sigma^2 beyond the k largest is at most `most`, in the units of sigma^2.
 
     A tie that is exact in real numbers counts as reached, as in threshold_rank.
     """
@@ -109,7 +109,7 @@ def stable_rank(values: Values) -> float | None:
 
 
 def participation_ratio(values: Values) -> float | None:
-    """(sum sigma^2)^2 / sum sigma^4: how many directions share the energy, were it shared equally."""
+    """(sum sigma^2)^2 / sum sigma^4: the number of directions, if they all had the same energy."""
     squares = _normalised(values) ** 2
     total = float(squares.sum())
     return total**2 / float((squares**2).sum()) if total > 0 else None
@@ -124,24 +124,24 @@ def nuclear_ratio(values: Values) -> float | None:
 def numerical_rank(values: Values, rows: int, cols: int, noise_floor: float) -> int:
     """#{sigma_i > max(noise_floor, sigma_1 max(m, n) eps)}; 0 for a zero matrix.
 
-    The second bound is LAPACK's backward error, as in numpy's matrix_rank. `noise_floor` (of the
-    Spectrum, in the units of the weights) is the solver's: a rank-8 matrix of 40 x 40 counts 24 by Gram without it.
+    The second bound is LAPACK's backward error, as in numpy's matrix_rank. `noise_floor` is the solver's, from the
+    Spectrum, in the units of the weights: without it a rank-8 matrix of 40 x 40 counts 24 by the Gram solver.
     """
     top = float(values[0]) if values.size else 0.0
     return int((values > max(noise_floor, top * max(rows, cols) * _EPS)).sum())
 
 
 def rank_is_bound(values: Values, rows: int, cols: int, noise_floor: float) -> bool:
-    """Whether the numerical rank is only a lower bound: a value is hidden below a noise floor that lies above rounding,
-    as a Gram matrix's does. False for a zero matrix."""
+    """True if the numerical rank is only a lower bound: a value lies below a noise floor that is above rounding error,
+    as that of a Gram matrix is. False for a zero matrix."""
     top, low = (float(values[0]), float(values[-1])) if values.size else (0.0, 0.0)
     return top > 0 and low <= noise_floor and noise_floor > top * max(rows, cols) * _EPS
 
 
 def condition_number(values: Values, noise_floor: float) -> tuple[float, bool] | None:
-    """(sigma_1 / sigma_r, False), or (sigma_1 / noise_floor, True), a lower bound, where sigma_r is below the floor.
+    """(sigma_1 / sigma_r, False), or, if sigma_r is below the floor, (sigma_1 / noise_floor, True), a lower bound.
 
-    (inf, True) where sigma_r and the floor are 0; None for a zero matrix.
+    (inf, True) if both sigma_r and the floor are 0; None for a zero matrix.
     """
     if not values.size or not values[0] > 0:
         return None
@@ -152,8 +152,8 @@ def condition_number(values: Values, noise_floor: float) -> tuple[float, bool] |
 
 
 def break_even_rank(rows: int, cols: int) -> int:
-    """k*: the largest whole k with k (m + n) <= m n, the floor of m n / (m + n). From k* + 1 on two factors hold more
-    parameters than the matrix; 0 for an empty one, and for one with a single row or column."""
+    """k*: the largest whole k with k (m + n) <= m n, the floor of m n / (m + n). From k* + 1 on the two factors hold
+    more parameters than the matrix. 0 for an empty matrix, and for one with a single row or column."""
     return rows * cols // max(rows + cols, 1)
 
 
@@ -163,7 +163,7 @@ def factor_parameters(rows: int, cols: int, k: int) -> int:
 
 
 def _perplexity(weights: Values) -> float | None:
-    """exp of the entropy of weights / sum, all weights >= 0; None where they are all 0."""
+    """exp of the entropy of weights / sum, all weights >= 0; None if they are all 0."""
     total = weights.sum()
     if not total > 0:
         return None
@@ -173,7 +173,7 @@ def _perplexity(weights: Values) -> float | None:
 
 
 def _norm(values: Values) -> float:
-    """sqrt(sum sigma^2), scaled first: what is left of a spectrum may be so small that its squares vanish."""
+    """sqrt(sum sigma^2), scaled first because the tail of a spectrum may be so small that its squares underflow."""
     top = float(values[0]) if values.size else 0.0
     return top * math.sqrt(float((_normalised(values) ** 2).sum()))
 

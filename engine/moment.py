@@ -1,4 +1,4 @@
-"""Second moments of what flows into projections, and what a source of them answers."""
+"""Second moments of the inputs of projections, and the protocol of what supplies them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Form: TypeAlias = Literal["diagonal", "full", "layer_norm"]
 class Moment:
     """C = E[x x^T], the second moment of the input x of a projection with n = `cols` input features.
 
-    By `form`, what the `operands` load, all float64:
-    "diagonal": one of shape (n,), the diagonal of C, whose other entries are 0;
-    "full": one of shape (n, n), C itself;
-    "layer_norm": gain and bias of shape (n,) each: C = diag(gain) (I - 1 1^T / n) diag(gain) + bias bias^T, of an x
-    that left a LayerNorm whose normalised values are uncorrelated but for their mean, which is 0.
+    `form` says what the `operands` load, all float64:
+    "diagonal": one array of shape (n,), the diagonal of C, whose other entries are 0;
+    "full": one array of shape (n, n), C itself;
+    "layer_norm": gain and bias of shape (n,) each: C = diag(gain) (I - 1 1^T / n) diag(gain) + bias bias^T, for an x
+    that left a LayerNorm whose normalised values are uncorrelated except that they sum to 0.
     """
 
     form: Form
@@ -30,11 +30,11 @@ class Moment:
 
     @property
     def digest(self) -> str:
-        """Of form and numbers: equal for equal C, wherever it was read."""
+        """Digest of form and numbers: equal for equal C, wherever it was read."""
         return digest(self.form, *(operand.digest for operand in self.operands))
 
     def of_file(self, file: str) -> Moment:
-        """The same, with the file of second moments that it comes from; see Operand."""
+        """This moment with `file`, the file of second moments that it comes from (see Operand)."""
         return replace(self, operands=tuple(replace(operand, file=file) for operand in self.operands))
 
 
@@ -43,31 +43,32 @@ class Weighting(Protocol):
 
     @property
     def name(self) -> str:
-        """What stands in `Derived.weighting`: "norm", "imatrix", "moments" or "centred"."""
+        """The value of `Derived.weighting`: "norm", "imatrix", "moments" or "centred"."""
         ...
 
     @property
     def is_centred(self) -> bool:
-        """Whether its moments are about the mean, C - mu mu^T: for display alone, as what factors cost is uncentred."""
+        """True if its moments are about the mean, C - mu mu^T: only for display, as what factors cost is uncentred."""
         ...
 
     @property
     def label(self) -> str:
-        """What a title says of it: kind, file, data sets, tokens or chunks."""
+        """A description for titles: kind, file, data sets, tokens or chunks."""
         ...
 
     def moment(self, projection: Projection) -> Moment:
-        """The second moment of a projection's input. Called for one after another, also from another thread.
+        """The second moment of a projection's input. Called for one projection after another, perhaps from another
+        thread.
 
         Raises:
-            WeightsError: there is none; the sentence says why and names the projection or the tensor.
+            WeightsError: there is none; the message says why and names the projection or the tensor.
         """
         ...
 
 
 def digest_of_moments(weighting: Weighting, projections: Iterable[Projection]) -> str:
-    """One digest over the second moments that a weighting has of projections of a checkpoint: the same for a weighting
-    with the same numbers, in whatever order these come, and for whichever of them it has none."""
+    """One digest over the second moments that a weighting has for projections of a checkpoint. It depends only on the
+    numbers, not on their order; projections without a moment are left out."""
     found: dict[str, str] = {}
     for p in projections:
         with suppress(WeightsError):
@@ -81,18 +82,18 @@ def diagonal(values: Values) -> Moment:
 
 
 def full(values: Values) -> Moment:
-    """The moment that is `values`, shape (n, n). For one too large to keep, give Moment an Operand that loads it."""
+    """The moment that is `values`, shape (n, n). If it is too large to keep, give Moment an Operand that loads it."""
     return Moment("full", len(values), (operand(values),))
 
 
 def layer_norm(gain: Values, bias: Values) -> Moment:
-    """The moment of what leaves a LayerNorm with this gain and bias, each of shape (n,)."""
+    """The moment of the output of a LayerNorm with this gain and bias, each of shape (n,)."""
     return Moment("layer_norm", len(gain), (operand(gain), operand(bias)))
 
 
 @dataclass(frozen=True, slots=True)
 class FewNumbers:
-    """A few numbers that say how matrices are to be made, as rows of heads: they travel to other processes."""
+    """Loads a few numbers that say how a matrix is made, such as rows of heads; can be sent to other processes."""
 
     numbers: tuple[float, ...]
 
@@ -103,13 +104,13 @@ class FewNumbers:
 
 
 def travelling(numbers: Iterable[float]) -> Operand:
-    """A few numbers as an operand that no file and no norm holds."""
+    """A few numbers as an operand that carries them along, as no file and no norm holds them."""
     few = FewNumbers(tuple(map(float, numbers)))
     return replace(operand(few()), load=few)
 
 
 def operand(values: Values) -> Operand:
-    """Numbers that are at hand, known by the digest of their shape and of their bytes as little-endian float64."""
+    """An operand of numbers in memory; its digest is of their shape and their bytes as little-endian float64."""
     import numpy as np
 
     return Operand(digest(values.shape, np.ascontiguousarray(values, "<f8").tobytes()), lambda: values)

@@ -1,7 +1,7 @@
-"""What the same shape gives for noise, an iid Gaussian matrix (Marchenko-Pastur), and what stands out of it.
+"""Spectra of noise (an iid Gaussian matrix, Marchenko-Pastur) of the same shape, and which values exceed noise.
 
-`inner` is the size that the two factors of a product share, 0 of a matrix: noise is then the product of two iid
-Gaussian factors, rows x inner and inner x cols, and r = min(rows, cols, inner).
+`inner` is the size that the two factors of a product share, 0 for a plain matrix. With it, noise is the product of two
+iid Gaussian factors, rows x inner and inner x cols, and r = min(rows, cols, inner).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _POINTS = 4096
 
 @lru_cache(maxsize=4096)
 def null_rank(rows: int, cols: int, threshold: float, inner: int = 0) -> float:
-    """k0(t): how many components a matrix of iid noise of shape (rows, cols) needs, in the mean over matrices.
+    """k0(t): the mean number of components that a matrix of iid noise of shape (rows, cols) needs for the energy t.
 
     With beta = min / max, the squared singular values have the density
     sqrt((b - x)(x - a)) / (2 pi beta x) on [a, b] = [(1 - sqrt beta)^2, (1 + sqrt beta)^2]
     (Marchenko & Pastur 1967). The x above x_t that hold the share t of the total are a real number of
-    components, min(rows, cols) * (their share of the count): .236 / .387 / .510 of a square matrix at 60 / 80 /
-    90 %. The threshold rank of a matrix is the next whole number, half a component more in the mean; so k0 is
-    that number + 1/2, at least 1 and at most min(rows, cols); 0 of an empty shape.
+    components, min(rows, cols) * (their share of the count): for a square matrix .236 / .387 / .510 at 60 / 80 /
+    90 %. The threshold rank of a matrix is the next whole number, on average half a component more; so k0 is
+    that number + 1/2, at least 1 and at most min(rows, cols); 0 for an empty shape.
 
     The mean of k(t) over drawn matrices, from square to 1:4 and 80 to 95 %, is .97 to 1.01 times k0 from side 8
-    on, and .99 to 1.01 times from side 32 on. Of flatter shapes and at 60 % it is up to half a component off: the
-    values of noise keep their places so well that most matrices need one and the same whole number.
+    on, and .99 to 1.01 times from side 32 on. For flatter shapes and at 60 % it is up to half a component off: the
+    values of noise vary so little that most matrices need the same whole number.
 
-    Of a product the density is that of null_product.py, and k0 is as near.
+    For a product the density is that of null_product.py, and k0 is as accurate.
     """
     _, count, energy = _law(rows, cols, inner)
     small = _count(rows, cols, inner)
@@ -42,15 +42,15 @@ def null_rank(rows: int, cols: int, threshold: float, inner: int = 0) -> float:
 def noise_values(rows: int, cols: int, scale: float, inner: int = 0) -> Values:
     """Expected singular values of a Gaussian matrix, descending, shape (r,), r = min(rows, cols).
 
-    `scale`: the standard deviation of its entries, whose units the values have. They are the
+    `scale`: the standard deviation of its entries, in the units of the returned values, which are the
     Marchenko-Pastur quantiles at (i - 1/2) / r.
     """
     return scale * _unit_values(rows, cols, inner)
 
 
 def noise_energy(rows: int, cols: int, inner: int = 0) -> Values:
-    """The inverse of null_rank, shape (r,): entry k-1 is the threshold t at which noise needs k components in the
-    mean, null_rank(rows, cols, t) = k; the last is 1. To read a rank at a threshold from; see mean_energy.
+    """The inverse of null_rank, shape (r,): entry k-1 is the threshold t with null_rank(rows, cols, t) = k; the last
+    is 1. For reading a rank at a threshold; for the energy at a rank see mean_energy.
     """
     energy = _energy_at(np.arange(0.5, _count(rows, cols, inner)), rows, cols, inner)
     energy[-1:] = 1.0
@@ -58,8 +58,9 @@ def noise_energy(rows: int, cols: int, inner: int = 0) -> Values:
 
 
 def mean_energy(rows: int, cols: int, inner: int = 0) -> Values:
-    """Cumulative energy of noise, shape (r,): entry k-1 is the share of its k largest sigma^2 in their sum, in the
-    mean. To hold the energy at a rank against: noise_energy has that of half a component less.
+    """Mean cumulative energy of noise, shape (r,): entry k-1 is the share of the k largest sigma^2 in their sum.
+
+    For comparing the energy at a rank; noise_energy has the energy of half a component less.
     """
     return _energy_at(np.arange(1.0, _count(rows, cols, inner) + 1), rows, cols, inner)
 
@@ -67,16 +68,16 @@ def mean_energy(rows: int, cols: int, inner: int = 0) -> Values:
 def noise_scale(values: Values, rows: int, cols: int, inner: int = 0) -> float:
     """Standard deviation s of the noise in a matrix, in the units of its singular values `values`, shape (r,).
 
-    Their median over that of noise with s = 1 (Gavish & Donoho, arXiv 1305.5870): a few large values, which
-    inflate the standard deviation of the entries, do not move the median. 0 for a zero matrix.
+    The median of the values over that of noise with s = 1 (Gavish & Donoho, arXiv 1305.5870): a few large values raise
+    the standard deviation of the entries, but hardly move the median. 0 for a zero matrix.
     """
-    return _middle(values) / _unit_median(rows, cols, inner) if values.size else 0.0
+    return _sorted_median(values) / _unit_median(rows, cols, inner) if values.size else 0.0
 
 
 def noise_edge(rows: int, cols: int, scale: float, inner: int = 0) -> float:
-    """s (sqrt m + sqrt n), in the units of s = `scale`: the Marchenko-Pastur edge.
+    """s (sqrt m + sqrt n), in the units of s = `scale`: the Marchenko-Pastur edge, or the edge of a product's density.
 
-    No singular value of large noise of that standard deviation lies beyond it. Of a product that of its density.
+    No singular value of large noise of that standard deviation lies beyond it.
     """
     if inner:
         return scale * float(_law(rows, cols, inner)[0][0])
@@ -84,12 +85,11 @@ def noise_edge(rows: int, cols: int, scale: float, inner: int = 0) -> float:
 
 
 def spikes(values: Values, rows: int, cols: int, noise_floor: float = 0.0, inner: int = 0) -> int:
-    """#{sigma_i > edge}: directions that stand out of noise of scale noise_scale; 0 for a zero matrix.
+    """#{sigma_i > edge}: the number of directions above noise of scale noise_scale; 0 for a zero matrix.
 
-    Never more than the numerical rank: where most values are below the solver's `noise_floor`, so is the edge. And
-    never more than half of the values, as the scale is that of their median: of 100 directions planted in a matrix
-    that has 192, it counts 26. The largest value of noise alone passes its edge in about one matrix of five: one
-    spike may be chance.
+    Never more than the numerical rank: if most values are below the solver's `noise_floor`, so is the edge. Never more
+    than half of the values, as the scale comes from their median: of 100 directions planted in a matrix with 192, it
+    counts 26. In about one of five matrices of pure noise the largest value exceeds the edge: one spike may be chance.
     """
     scale = noise_scale(values, rows, cols, inner)
     above = int((values > noise_edge(rows, cols, scale, inner)).sum())
@@ -97,10 +97,10 @@ def spikes(values: Values, rows: int, cols: int, noise_floor: float = 0.0, inner
 
 
 def null_rank_of(values: Values, threshold: float) -> float:
-    """k0(t) of noise that was drawn, of its singular values `values`, shape (r,): as a real number of components.
+    """k0(t) of drawn noise, from its singular values `values`, shape (r,): a real number of components.
 
-    The running energy, linear between whole k from (0, 0) on, reaches t half a component before the k that it needs on
-    average: that half is added; so it is at least 1 and at most r, as null_rank. 0 for a zero matrix.
+    The running energy, linear between whole k from (0, 0) on, reaches t on average half a component before the whole k
+    that is needed. That half is added; as with null_rank, the result is at least 1 and at most r. 0 for a zero matrix.
     """
     running = np.concatenate([[0.0], energy(values)])
     if not running[-1] > 0:
@@ -109,7 +109,8 @@ def null_rank_of(values: Values, threshold: float) -> float:
 
 
 def drawn_energy(values: Values) -> Values:
-    """The inverse of null_rank_of, shape (r,): entry k-1 is the threshold at which it is k; the last is 1."""
+    """The inverse of null_rank_of, shape (r,): entry k-1 is the threshold t with null_rank_of(values, t) = k; the last
+    is 1."""
     found: Values = np.interp(
         np.arange(0.5, len(values)), np.arange(len(values) + 1), np.concatenate([[0.0], energy(values)])
     )
@@ -117,20 +118,20 @@ def drawn_energy(values: Values) -> Values:
     return found
 
 
-def _middle(values: Values) -> float:
-    """The median of values that are sorted: np.median would sort them again, which takes longer than all the rest."""
+def _sorted_median(values: Values) -> float:
+    """The median of sorted values. np.median would sort them again, which takes longer than everything else."""
     half = values.size // 2
     return float(values[half] if values.size % 2 else (values[half - 1] + values[half]) / 2)
 
 
 def _count(rows: int, cols: int, inner: int) -> int:
-    """How many singular values there are."""
+    """The number of singular values."""
     return min(rows, cols, inner or cols)
 
 
 @lru_cache(maxsize=4096)
 def _unit_median(rows: int, cols: int, inner: int) -> float:
-    return _middle(_unit_values(rows, cols, inner))
+    return _sorted_median(_unit_values(rows, cols, inner))
 
 
 @lru_cache(maxsize=64)
@@ -144,17 +145,17 @@ def _unit_values(rows: int, cols: int, inner: int) -> Values:
 
 
 def _energy_at(ranks: Values, rows: int, cols: int, inner: int) -> Values:
-    """The share of the energy that so many components of noise hold, real numbers of them."""
+    """The share of the energy in the largest `ranks` components of noise, which need not be whole numbers."""
     _, count, energy = _law(rows, cols, inner)
     return np.interp(ranks / max(_count(rows, cols, inner), 1), count, energy)
 
 
 @lru_cache(maxsize=64)
 def _law(rows: int, cols: int, inner: int) -> tuple[Values, Values, Values]:
-    """The singular values of noise whose entries have standard deviation 1 as a curve, from the largest down.
+    """The singular values of noise whose entries have standard deviation 1, as a curve from the largest down.
 
     (sigma, share of the count above it, share of the sum of squares above it), each of shape (_POINTS + 1,). The
-    integrals are in an angle, whose running sums stand at the edges between the midpoints of _POINTS steps from 0.
+    integrals are over an angle: the midpoint rule with _POINTS steps from 0, whose running sums belong to the edges.
     """
     edges = np.linspace(0.0, np.pi, _POINTS + 1)
     if inner:
@@ -162,17 +163,17 @@ def _law(rows: int, cols: int, inner: int) -> tuple[Values, Values, Values]:
         return law.values / inner**0.5, _shares(law.counts), _shares(law.energies)
     small, large = sorted((rows, cols))
     beta = small / max(large, 1)
-    # x = middle + radius cos(theta) takes the square root out of the integrals: mass / x is then smooth, also at x = 0
+    # x = middle + radius cos(theta) takes the square root out of the integrals: mass / x is then smooth, even at x = 0
     # of a square matrix.
     middle, radius = 1.0 + beta, 2.0 * beta**0.5
     theta = (edges[1:] + edges[:-1]) / 2
     mass = np.sin(theta) ** 2
-    root = np.sqrt(np.maximum(middle + radius * np.cos(edges), 0.0))  # rounding below 0 at the end of a square
+    root = np.sqrt(np.maximum(middle + radius * np.cos(edges), 0.0))  # a square matrix ends at 0, rounded below it
     return root * large**0.5, _shares(mass / (middle + radius * np.cos(theta))), _shares(mass)
 
 
 def _shares(parts: Values) -> Values:
-    """Running sums from 0 to 1."""
+    """Running sums, scaled to go from 0 to 1."""
     running: Values = np.concatenate([[0.0], np.cumsum(parts)])
     running /= running[-1]
     return running

@@ -1,6 +1,6 @@
-"""The nouns that every room shares: a source file, a projection, its spectrum, the run that made it.
+"""The data classes that all of the program shares: a source file, a projection, its spectrum, the run that made it.
 
-Nothing here imports torch or h5py; a spectrum can be read, drawn and compared with numpy alone.
+Nothing here imports torch or h5py; spectra can be read, drawn and compared with numpy only.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# A string, so that opening a model and painting its tree need not wait 0.17 s for numpy.
+# A string, so that opening a model and painting its tree need not wait 0.17 s for importing numpy.
 Values: TypeAlias = "NDArray[np.float64]"
 
 THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
-"""The energy thresholds whose ranks are stored, so that a table of them needs no values, and that `t` goes through."""
+"""The energy thresholds that the key `t` goes through. Their ranks are stored, so a table of them reads no values."""
 DEFAULT_THRESHOLDS = THRESHOLDS[:3]
-"""Those of the reference notebook."""
+"""The thresholds of the reference notebook."""
 DIRECTIONS = "directions"
-"""The formula of the rows that hold not singular values alone, but the leading ones with their vectors. Of a matrix in
-the fixed gauge `_` and the formula that makes it follow."""
+"""The formula of rows that hold the leading singular values with their vectors instead of all values. For a matrix in
+the fixed gauge it is followed by `_` and the gauge's formula."""
 LEADING = 8
-"""How many of these."""
+"""The number of leading singular vectors that are stored."""
 FACTORS, FACTORS_ALPHA = "factors", "factors_alpha"
-"""The formulas of a matrix that a checkpoint holds as two factors B A: its parents are the blocks of B, then A, and of
-FACTORS_ALPHA a single number by which it is scaled."""
+"""The formulas of a matrix that a checkpoint holds as two factors B A. Its parents are the blocks of B, then A, and
+for FACTORS_ALPHA a single number that scales the product."""
 
 
 HEADS, TURNED_HEADS = 2, 3
-"""See Slice."""
+"""Values of Slice.axis for a stack of one matrix per head; see Slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Slice:
 
     The stored tensor's `axis` is reshaped to (`groups`, size / groups); the projection is the
     inner slots `offset` to `offset + width` of every group, in order. `index` picks one matrix of a
-    3-D stack before that; without it a 3-D tensor is read as (size, all the rest). Axis HEADS or TURNED_HEADS: the
-    matrices of a stack, of the latter each transposed, below one another, of `width` columns.
+    3-D stack before that; without it a 3-D tensor is read as (size, all the rest). With axis HEADS the
+    matrices of a stack lie below one another, `width` columns each; with TURNED_HEADS each is transposed first.
     """
 
     axis: int
@@ -52,16 +52,16 @@ class Slice:
     index: int | None = None
 
     def __str__(self) -> str:
-        """Part of a projection's content key: it must never change for slices that had one."""
+        """The text that goes into a projection's key: it must never change for slices that had one."""
         text = f"Slice(axis={self.axis}, groups={self.groups}, offset={self.offset}, width={self.width})"
         return text if self.index is None else f"{text}[{self.index}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file of a checkpoint, and what makes it that file and no other.
+    """One file of a checkpoint, with what identifies its content.
 
-    `identity` is the digest of the content where that is known without reading it (the blob's name
+    `identity` is the digest of the content if that is known without reading it (the blob's name
     in the Hub cache), else a digest of size, modification time, inode and header. `repo` is the Hub
     id or the path of the checkpoint, `commit` the resolved 40-hex revision ("" for local files).
     """
@@ -78,12 +78,12 @@ class Source:
 class Projection:
     """One logical 2-D weight matrix of shape (`rows`, `cols`) = (output, input features).
 
-    `address` is unique in its checkpoint, e.g. `layers.12.attention.key`. `key` says what the matrix
-    is (source, slice, dequantisation, stored dtype and shape) and never depends on the revision.
+    `address` is unique in its checkpoint, e.g. `layers.12.attention.key`. `key` identifies the matrix
+    by source, slice, dequantisation, stored dtype and shape; it never depends on the revision.
     `transposed` marks tensors stored (input, output), as GPT-2's Conv1D. `note` is a line for the
-    user, "" for none; `problem` the sentence that says why no spectrum can be computed, None where
-    one can. `rows` and `cols` are 0 for a tensor that is no matrix. `derived` says how a matrix is made that no
-    checkpoint holds, None for one that does: the twin with random signs has its projection's address and another key.
+    user, "" for none; `problem` says in a sentence why no spectrum can be computed, None if one
+    can. `rows` and `cols` are 0 for a tensor that is no matrix. `derived` says how a matrix that no checkpoint holds
+    is made, None for one that is stored: the twin with random signs has its projection's address and another key.
     """
 
     address: str
@@ -112,32 +112,32 @@ class Projection:
 
     @property
     def is_product(self) -> bool:
-        """Whether it is a matrix of its model that is stored as two factors."""
+        """True if it is a matrix of its model that is stored as two factors."""
         return self.derived is not None and self.derived.formula in (FACTORS, FACTORS_ALPHA)
 
     @property
     def stored_as(self) -> str:
-        """What its weights are stored as: a type, how they are packed, or `2 B A, r 8` of two factors."""
+        """How its weights are stored: a type, a packing, or, for two factors, `2 B A, r 8`."""
         if self.derived is not None and self.is_product:
             return self.derived.label
         return self.dequantisation or self.dtype
 
     @property
     def inner(self) -> int:
-        """The size that the two factors of a product share; 0 of any other matrix."""
+        """The size that the two factors of a product share; 0 for any other matrix."""
         if not self.is_product:
             return 0
         return self.parents[-1 if self.derived is not None and self.derived.formula == FACTORS else -2].rows
 
     @property
     def parents(self) -> tuple[Projection, ...]:
-        """The projections whose matrices are read for this one: itself, unless it is derived of others."""
+        """The projections whose matrices are read for this one: itself, unless it is derived from others."""
         made = self.derived
         return made.parents if made is not None and made.parents else (self,)
 
     @property
     def label(self) -> str:
-        """The address, and behind it what a derived matrix is: `layers.3.mlp.up@norm` under a weighting, `@fixed`."""
+        """The address, followed by the kind of a derived matrix: `layers.3.mlp.up@norm` under a weighting, `@fixed`."""
         made = self.derived
         if made is None:
             return self.address
@@ -146,10 +146,10 @@ class Projection:
         return f"{self.address} {made.label}"
 
     def counts(self, weighting: str = "", gauge: str = "") -> bool:
-        """Whether it is a spectrum of its model, to be listed, scanned and added up, under a weighting and a gauge.
+        """True if it belongs to its model's spectra (listed, scanned, added up) under a weighting and a gauge.
 
-        A projection is in exactly one of its states; a further row (Derived.is_further) is counted where the model
-        holds it, as two factors.
+        Each state of a projection belongs to one weighting and gauge. A further row (Derived.is_further) only counts
+        if the model itself holds it, as two factors.
         """
         if self.derived is None or self.is_product:
             return not weighting and not gauge
@@ -157,26 +157,26 @@ class Projection:
 
     @property
     def count(self) -> int:
-        """Number of singular values, min(rows, cols); of a product no more than its factors share."""
+        """Number of singular values, min(rows, cols); for a product at most the size that its factors share."""
         return min(self.rows, self.cols, self.inner or self.cols)
 
     @property
     def is_directions(self) -> bool:
-        """Whether what is computed are its leading directions (engine/derive/directions.py) instead of all values."""
+        """True if its leading directions are computed (engine/derive/directions.py) instead of all values."""
         return self.derived is not None and self.derived.formula.partition("_")[0] == DIRECTIONS
 
     @property
     def stored_count(self) -> int:
-        """How many numbers are stored of it: `count` singular values; of its k leading directions their singular
-        values, left vectors and right vectors, and the norms of all rows and columns."""
+        """How many numbers are stored: `count` singular values; or, for k leading directions, k singular values with
+        left and right vectors, and the norms of all rows and columns."""
         if not self.is_directions:
             return self.count
         return min(LEADING, self.count) * (1 + self.rows + self.cols) + self.rows + self.cols
 
     @property
     def cost(self) -> float:
-        """Floating-point operations of Gram product and eigenvalues, of a product of both factors, for progress and
-        ETA."""
+        """Floating-point operations of Gram product and eigenvalues (for a product: of both factors), for progress
+        and ETA."""
         small, large = sorted((self.rows, self.cols))
         if inner := self.inner:
             small, large = min(small, inner), 2 * (self.rows + self.cols)
@@ -185,13 +185,13 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """Numbers that a formula takes beside matrices: known by their `digest`, which is part of the key.
+    """Numbers that a formula takes beside matrices, known by their `digest`, which is part of the key.
 
-    `load` gives them as float64 when the matrix is made; None in what comes from a store. `file` is the file of second
-    moments that they come from, as another process would open it, "" where they are of the checkpoint itself.
+    `load` returns them as float64 when the matrix is made; it is None in what a store returns. `file` is the file of
+    second moments that they come from, by a path that another process can open; "" if they come from the checkpoint.
 
     Raises, when loading:
-        WeightsError: they cannot be had.
+        WeightsError: the numbers cannot be read.
     """
 
     digest: str
@@ -201,16 +201,16 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """How a matrix is made of others, by a formula of engine/derive.
+    """How a matrix is made from others, by a formula of engine/derive.
 
-    `formula` and `version` name it, `label` is what a user reads behind the address. `parents` are the projections
-    whose matrices it takes, in order, none of them derived; () where that is the matrix of the tensor and slice
-    which the derived projection itself names. `operands` are the other numbers it takes.
+    `formula` and `version` name it, `label` is shown behind the address. `parents` are the projections
+    whose matrices it takes, in order, none of them derived; () if it takes the matrix of the tensor and slice
+    that the derived projection itself names. `operands` are the other numbers it takes.
 
-    A further row (`is_further`: a twin, a stack, a product, a difference) is a matrix of its own beside the model's;
-    where its model holds two factors in its place (FACTORS) it counts as one of the model's.
-    Any other one is a state of its first parent, which has the parent's address: under a `weighting`, in a `gauge`,
-    "" for none. A further row may have them as well.
+    A further row (`is_further`: a twin, a stack, a product, a difference) is a separate matrix beside the model's;
+    if its model holds two factors in its place (FACTORS), it counts as one of the model's.
+    Any other is a state of its first parent and has the parent's address: under a `weighting`, in a `gauge`,
+    "" for none. A further row may have a weighting and a gauge too.
     """
 
     formula: str
@@ -224,7 +224,7 @@ class Derived:
 
 
 FLIPPED = Derived("flip", 1, "with random signs", is_further=True)
-"""Of every sign-flipped twin (engine/derive/flip.py). No other derived row lies in files of format version 1, whose
+"""Marks every sign-flipped twin (engine/derive/flip.py). It is the only derived row in files of format version 1, whose
 column `null` holds the formula."""
 
 
@@ -244,9 +244,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How singular values came about, and how far they can be trusted.
+    """How singular values were computed, and how far they can be trusted.
 
-    `frobenius_norm` is summed from the weights apart from the values (of W C^1/2: sqrt(tr W C W^T)).
+    `frobenius_norm` is summed from the weights, independently of the values (for W C^1/2: sqrt(tr W C W^T)).
     `error_bound` bounds the absolute error of every value above `noise_floor`; a value below the floor is
     known only to be below it; all three in the units of the weights. `seconds` is solving time. `clipped` is the
     share of the trace of the second moments that lay in negative eigenvalues, which count as 0.
@@ -267,10 +267,10 @@ class Provenance:
 class Spectrum:
     """The singular values of a projection, with everything needed to trust them.
 
-    `values`: float64, shape (min(rows, cols),), descending, in the units of the weights; of leading directions float32,
-    shape (projection.stored_count,), as engine/derive/directions.py packs them. `computed_at` is ISO 8601,
-    UTC. `weights_digests` are of the stored bytes that were read, one for the tensor of each of `projection.parents`,
-    in order ("" where it was computed before digests of content-addressed files were kept).
+    `values`: float64, shape (min(rows, cols),), descending, in the units of the weights; for leading directions
+    float32, shape (projection.stored_count,), packed as in engine/derive/directions.py. `computed_at` is ISO 8601,
+    UTC. `weights_digests` are digests of the stored bytes that were read, one for the tensor of each of
+    `projection.parents`, in order ("" in results that are older than such digests for content-addressed files).
     """
 
     projection: Projection
@@ -282,11 +282,11 @@ class Spectrum:
 
 
 def derive(projection: Projection, made: Derived) -> Projection:
-    """The matrix that `made` describes, named and placed like `projection`: address, layer, role, shape, source.
+    """The matrix that `made` describes, with address, layer, role, shape and source of `projection`.
 
     Its key is the digest of its parents' keys, of formula and version, and of the digests of its operands: it changes
-    with everything that the matrix depends on. With parents it is not transposed (they are turned before a formula
-    sees them), and has the problem of the first that has one.
+    with everything that the matrix depends on. With parents it is not transposed (they are transposed before a formula
+    takes them), and has the problem of the first parent that has one.
     """
     parents = made.parents or (projection,)
     parts = (*(p.key for p in parents), made.formula, made.version, *(operand.digest for operand in made.operands))
@@ -298,12 +298,12 @@ def derive(projection: Projection, made: Derived) -> Projection:
 
 
 def digest(*parts: object) -> str:
-    """128-bit hex digest of the parts, in order and unambiguously separated."""
+    """128-bit hex digest of the parts, in order and separated unambiguously."""
     return blake2b(framed(*parts), digest_size=16).hexdigest()
 
 
 def framed(*parts: object) -> bytes:
-    """What `digest` digests, in pieces that may be joined: each part behind its length."""
+    """The bytes that `digest` digests, each part behind its length; results can be joined."""
     pieces: list[bytes] = []
     for part in parts:
         data = part if isinstance(part, bytes) else str(part).encode()

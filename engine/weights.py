@@ -1,6 +1,6 @@
 """A matrix of weights: a numpy array on the CPU, a torch tensor on a GPU.
 
-What stays on the CPU needs no torch, whose import takes 1.2 to 2.2 s: as long as 16 matrices of 1024 columns.
+Work on the CPU avoids torch, whose import takes 1.2 to 2.2 s: as long as solving 16 matrices of 1024 columns.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-# Strings: opening a model imports neither.
+# Strings, so that opening a model imports neither.
 HostArray: TypeAlias = "NDArray[Any]"
 Weights: TypeAlias = "HostArray | torch.Tensor"
 
 
 @runtime_checkable
 class Packed(Protocol):
-    """A stored tensor whose numbers are made into floats when they are taken, where they lie; its shape is (out, in),
-    or (matrices, out, in)."""
+    """A stored tensor whose packed numbers are unpacked to floats on demand, on the device where they lie. Its shape is
+    (out, in), or (matrices, out, in)."""
 
     shape: tuple[int, ...]
 
     def __getitem__(self, index: int) -> Weights:
-        """One matrix of several, shape (out, in)."""
+        """One matrix of a stack, shape (out, in)."""
         ...
 
     def reshape(self, *shape: int) -> Weights:
-        """All of it as one matrix."""
+        """The whole tensor as one matrix."""
         ...
 
     def on_host(self) -> Packed:
-        """The same in memory of the CPU."""
+        """The same tensor in the CPU's memory."""
         ...
 
 
@@ -42,32 +42,33 @@ TORCH_NAMES = {
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
-"""The stored types that are numbers by themselves; of every other one why_no_weights says what it holds."""
+"""The stored types that are plain numbers, with torch's names; why_no_weights explains every other type."""
 
-_OTHERS = {
+_REASONS = {
     "BOOL": "BOOL holds true and false, as masks do, not weights",
     **dict.fromkeys(("C64", "COMPLEX128", "COMPLEX32"), "{} holds complex numbers, which are not computed"),
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), "{} holds floats of 6 bits, which are not read: unsupported quantisation"),
     **dict.fromkeys(("I16", "U16", "I64", "U64"), "{} holds whole numbers, not weights"),
 }
-_BYTES = frozenset(("I8", "U8", "I32", "U32"))
-WHOLE = _BYTES | {"I16", "U16", "I64", "U64", "BOOL"}
-"""The stored types whose numbers are no weights unless more of them are packed into one."""
+_PACKABLE = frozenset(("I8", "U8", "I32", "U32"))
+WHOLE = _PACKABLE | {"I16", "U16", "I64", "U64", "BOOL"}
+"""The stored types whose numbers are no weights unless several of them are packed into one."""
 
 
 def why_no_weights(dtype: str, packed: bool = True) -> str:
-    """The sentence about a stored type that is none of TORCH_NAMES; bytes and words of 32 bits may be packed."""
-    if dtype in _BYTES and not packed:
+    """The sentence about a stored type that is not in TORCH_NAMES. `packed`: whether bytes and 32-bit words
+    may hold weights."""
+    if dtype in _PACKABLE and not packed:
         return f"{dtype} holds whole numbers, not weights"
-    return _OTHERS.get(dtype, "{} holds packed integers, not weights: unsupported quantisation").format(dtype)
+    return _REASONS.get(dtype, "{} holds packed integers, not weights: unsupported quantisation").format(dtype)
 
 
 WIDENED = frozenset(TORCH_NAMES) - {"F64", "F32", "F16"}
-"""Those that numpy does not know: on the CPU they become float32, which holds each of their values."""
+"""The types that numpy does not know: on the CPU they become float32, which holds all their values exactly."""
 
 
 def plain(data: Weights, dtype: str) -> Weights:
-    """Stored bytes (uint8) as numbers of a type of TORCH_NAMES, flat, where they lie."""
+    """Stored bytes (uint8) as flat numbers of a type of TORCH_NAMES, on the device where they lie."""
     import numpy as np
 
     if not isinstance(data, np.ndarray):
@@ -82,14 +83,14 @@ def plain(data: Weights, dtype: str) -> Weights:
 
 
 WRITTEN = ("F64", "F32", "F16", "BF16")
-"""The types that matrices are written in."""
+"""The types in which matrices are written."""
 
 
 def encoded(numbers: HostArray, dtype: str) -> HostArray:
-    """Numbers of the host rounded to a type of WRITTEN, as little-endian bytes (uint8, flat): what `plain` reads.
+    """Round numbers to a type of WRITTEN, as little-endian bytes (uint8, flat) that `plain` reads.
 
     Raises:
-        OverflowError: the type does not hold them.
+        OverflowError: the type cannot hold them.
     """
     import numpy as np
 
@@ -117,7 +118,7 @@ def host_array(weights: Weights) -> HostArray:
 
 
 def settled(weights: Weights) -> Weights:
-    """The same, once a GPU has made them: whoever solves has a stream of its own, and knows nothing of the reader's."""
+    """Wait until a GPU has made the weights, and return them: the solver uses another stream than the reader."""
     import numpy as np
 
     if not isinstance(weights, np.ndarray) and weights.is_cuda:

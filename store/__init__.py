@@ -1,1 +1,1 @@
-"""What is kept: spectra in immutable HDF5 files. The only room that imports h5py."""
+"""The stored results: spectra in immutable HDF5 files. The only room that imports h5py."""

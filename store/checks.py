@@ -1,6 +1,6 @@
-"""Whether the tables of a file may be followed: what they say of sizes and places holds within the file.
+"""Checks that the tables of a file are consistent: every size and offset they name lies within the file.
 
-Digests and checksums say that a file is what somebody wrote, not that it was us.
+Digests and checksums show that a file is unchanged since it was written, not that this program wrote it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .columns import ADDED, DERIVED_INDEX, GENERATION, INDEX, PARENT, RUN, SOURC
 from .entries import Tables
 
 _LONGEST = 2**40
-"""Rows or columns that no matrix has."""
+"""An upper bound for the rows or columns of any matrix."""
 
 
 def check(tables: Tables, stored: int, *, is_directions: bool) -> None:
-    """`stored` is how many numbers the file holds of all rows.
+    """Check the tables of a file that holds `stored` numbers in all.
 
     Raises:
-        ValueError: they point outside the file, or contradict each other.
+        ValueError: a table points outside the file, or two tables contradict each other.
     """
     index = tables.index
     kinds = (INDEX if tables.parents is None else DERIVED_INDEX) | GENERATION
@@ -75,7 +75,7 @@ def _check_ranks(tables: Tables) -> None:
 
 
 def _counts(tables: Tables, *, is_directions: bool) -> NDArray[Any]:
-    """How many numbers are stored of each row: its Projection.stored_count."""
+    """How many numbers are stored for each row of the index: Projection.stored_count."""
     rows, cols = tables.index["rows"], tables.index["cols"]
     short: NDArray[Any] = np.minimum(rows, cols)
     if is_directions:
@@ -89,7 +89,8 @@ def _counts(tables: Tables, *, is_directions: bool) -> NDArray[Any]:
 
 
 def _inner(formulas: NDArray[Any], parents: Table) -> NDArray[Any]:
-    """Projection.inner of each: of a product the rows of A, its last parent or the one before its alpha; else 0."""
+    """Projection.inner for each row: for a product the number of rows of A, which is its last parent, or the one before
+    its alpha; 0 for any other matrix."""
     found = np.zeros(len(formulas), np.int64)
     in_order = np.argsort(parents["row"], kind="stable")
     rows = parents["row"][in_order]
@@ -102,7 +103,7 @@ def _inner(formulas: NDArray[Any], parents: Table) -> NDArray[Any]:
 
 
 def _is_directions(formulas: NDArray[Any]) -> NDArray[np.bool_]:
-    """Projection.is_directions of each."""
+    """Projection.is_directions for each row."""
     name = DIRECTIONS.encode()
     found: NDArray[np.bool_] = (formulas == name) | np.char.startswith(formulas, name + b"_")
     return found

@@ -1,8 +1,7 @@
-"""The columns of the compound tables, and text in them.
+"""The columns of the compound tables, and how text is stored in them.
 
-Text columns have a fixed width per file, the longest string in it: an index of 46,000 rows is then
-one flat array (6 ms to read; with variable-length strings 230 ms), and h5dump, pandas, PyTables and
-MATLAB read it as text.
+Within a file a text column has a fixed width, that of its longest string: an index of 46,000 rows is then one flat
+array (6 ms to read; 230 ms with variable-length strings), and h5dump, pandas, PyTables and MATLAB read it as text.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from rankscope.engine.errors import escaped
 
-h5: Any = h5py  # it has no types
+h5: Any = h5py  # h5py has no types
 
 Table = NDArray[np.void]
 TableRow = tuple[Any, ...]
@@ -75,7 +74,7 @@ RESULT = PROVENANCE | {"computed_at": "text", "weights_digest": "text"}
 METRICS = {"effective_rank": "<f8", "stable_rank": "<f8", "sigma_max": "<f8", "sigma_min": "<f8"}
 PLACE = {"offset": "<i8", "count": "<i8", "crc32": "<u4", "source_id": "<u4", "run_id": "<u4"}
 INDEX = PROJECTION | RESULT | METRICS | PLACE
-"""Of format version 1: matrices of checkpoints, and their sign-flipped twins."""
+"""Columns of the index in format version 1: matrices of checkpoints, and their sign-flipped twins."""
 DERIVED = {
     "formula": "text",
     "formula_version": "<i4",
@@ -87,28 +86,28 @@ DERIVED = {
     "clipped": "<f8",
 }
 DERIVED_INDEX = INDEX | DERIVED
-"""Of format version 2, for every other derived matrix."""
+"""Columns of the index in format version 2, which holds every other derived matrix."""
 PARENT = {"row": "<u4"} | PROJECTION | {"weights_digest": "text", "source_id": "<u4"}
-"""Of format version 2: what the matrix in a row of the index is made of, in order."""
+"""Columns of the table of parents in format version 2: the matrices that a derived row is made from, in order."""
 GENERATION = {"generation": "<i4"}
-"""Only in the index of files that need it: of results of the same matrix the one of the highest generation counts, and
-of these the newest. So a new result replaces what it was computed to replace when the clock went back meanwhile."""
+"""A column that only some files have. Among results for the same matrix the highest generation counts, and among equal
+generations the newest. So a new result replaces the old one even when the clock was set back between them."""
 ADDED: dict[str, str | int | float] = {"null": "", "slice_index": -1, "generation": 0, "clipped": 0.0}
-"""Columns that older files do not have, and what every row of such a file means."""
+"""Columns that older files lack, and the value that every row of such a file has."""
 
-_OF_USERS = {"repo", "file", "tensor", "label", "host", "command"}
-"""Text that may have any character, and comes back as it was: whoever shows it escapes it. In all other text nothing of
-ours has a control character, so there one is somebody's trick on a terminal."""
+_FREE_TEXT = {"repo", "file", "tensor", "label", "host", "command"}
+"""Columns whose text may have any character and is returned unchanged: whoever shows it must escape it. No other text
+that this program writes has control characters, so there they would be an attack on the terminal and are escaped."""
 
 
 def pack(kinds: Mapping[str, str], rows: Sequence[TableRow]) -> Table:
-    """Rows as a compound array whose text columns are as wide as their longest string."""
+    """Pack rows into a compound array whose text columns are as wide as their longest string."""
     columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
     arrays: list[NDArray[Any]] = []
     types: list[tuple[str, Any]] = []
     for (name, kind), column in zip(kinds.items(), columns, strict=True):
         if kind == "text":
-            # surrogatepass: a local path need not be UTF-8, and must come back as it was.
+            # surrogatepass: a local path need not be UTF-8, and must be read back unchanged.
             text = np.array([item.encode("utf-8", "surrogatepass") for item in column], "S")
             arrays.append(text)
             types.append((name, h5.string_dtype("utf-8", max(1, text.itemsize))))
@@ -122,9 +121,9 @@ def pack(kinds: Mapping[str, str], rows: Sequence[TableRow]) -> Table:
 
 
 class Columns:
-    """The rows of a table as they are stored: a column is unpacked, or a row, when it is asked for.
+    """The rows of a stored table; a column or a row is unpacked when it is read.
 
-    A column that is missing because the file is older (ADDED) holds what that means.
+    A column that an older file lacks has its default from ADDED.
     """
 
     def __init__(self, kinds: Mapping[str, str], table: Table) -> None:
@@ -138,23 +137,23 @@ class Columns:
         return len(self._table)
 
     def row(self, number: int) -> dict[str, Any]:
-        """A row by the names of its columns, as int, float and str."""
+        """Return a row as a mapping from column name to int, float or str."""
         values = self._table[number].item()
         found = {name: values[place] for name, place in self._places} | self._missing
         for name in self._text:
             text = _text(found[name])
-            found[name] = text if name in _OF_USERS else escaped(text)
+            found[name] = text if name in _FREE_TEXT else escaped(text)
         return found
 
     def stored(self, name: str) -> NDArray[Any]:
-        """A column as it is stored: text as bytes."""
+        """Return a column as it is stored, text as bytes."""
         if name in self._missing:
             meant = self._missing[name]
             return np.full(len(self), meant.encode() if isinstance(meant, str) else meant)
         return self._table[name]
 
     def list_of(self, name: str) -> list[Any]:
-        """A column as a list of int, float or str."""
+        """Return a column as a list of int, float or str."""
         items: list[Any] = self.stored(name).tolist()
         return list(map(_text, items)) if name in self._text else items
 
@@ -162,5 +161,5 @@ class Columns:
 def _text(item: bytes) -> str:
     try:
         return item.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:  # which nothing of ours writes
+    except UnicodeDecodeError:  # never written by this program
         return item.decode("utf-8", "backslashreplace")

@@ -1,7 +1,7 @@
-"""The rows of a file: kept as the columns that are stored, and made into objects when they are asked for.
+"""The rows of a file, kept as stored columns and made into objects on demand.
 
-Of the 46,000 spectra of a large model a screen shows fifty: an object for each would take most of the time of opening
-its store.
+A screen shows fifty of the 46,000 spectra of a large model: making an object for each would take most of the time of
+opening its store.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .rows import derived_at, entry_at, projection_at
 
 
 class RowPlace(NamedTuple):
-    """Which of the values in a file is the first of a row, how many they are, and the checksum of their bytes."""
+    """The values of a row: the index of the first one in the file, their number, and the checksum of their bytes."""
 
     first: int
     number: int
@@ -34,7 +34,7 @@ class RowPlace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables of a file (columns.py). `ranks` has a row for each of the index, a column for each of `thresholds`;
+    """The tables of a file (columns.py). `ranks` has one row per row of the index and one column per threshold;
     `parents` is None in files of format version 1."""
 
     index: Table
@@ -45,7 +45,7 @@ class Tables:
     parents: Table | None = None
 
     def same(self, other: Tables) -> bool:
-        """Whether all are equal, to the bit."""
+        """Whether all tables are equal to the bit."""
         pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return all(
             one is two
@@ -56,8 +56,9 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What rows were read from, and their files do not vouch for: `tensors` are names of file and tensor
-    (`tensor_name`), `digests` those of their bytes, `rows` who read them. Lists of one length."""
+    """The tensors that rows were read from, where the file does not guarantee their content: `rows` are row numbers,
+    `tensors` names of file and tensor (`tensor_name`), `digests` those of the tensors' bytes. The lists have one
+    length."""
 
     rows: list[int]
     tensors: list[bytes]
@@ -65,12 +66,12 @@ class Readings:
 
 
 def tensor_name(identity: str, tensor: str) -> bytes:
-    """A tensor of the source file with this identity."""
+    """The name of a tensor in the source file with this identity."""
     return f"{identity}\0{tensor}".encode("utf-8", "surrogatepass")
 
 
 class Entries:
-    """The entries of a file, by the number of their row."""
+    """The entries of a file by row number."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -86,13 +87,13 @@ class Entries:
         return map(self.__getitem__, range(len(self)))
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are of the same rows, to the bit."""
+        """Whether both hold the same rows, to the bit."""
         return isinstance(other, Entries) and self._tables.same(other._tables)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __getitem__(self, row: int) -> Entry:
-        """The entry of a row, made anew each time.
+        """Make the entry of a row; each call makes a new object.
 
         Raises:
             IndexError: there is no such row.
@@ -104,24 +105,24 @@ class Entries:
         return entry_at(columns, projection, self._runs[columns["run_id"]], digests, ranks)
 
     def projection(self, row: int) -> Projection:
-        """The projection of an entry alone."""
+        """Make the projection of a row without the rest of its entry."""
         columns = self._index.row(row)
         parents, _ = self._made_of.get(row, ((), ()))
         return projection_at(columns, self._sources, derived_at(columns, parents))
 
     @cached_property
     def keys(self) -> list[str]:
-        """The content keys, row by row."""
+        """The content keys by row."""
         return self._index.list_of("key")
 
     @cached_property
     def computed_at(self) -> list[str]:
-        """When each was computed, row by row."""
+        """The times of computation by row."""
         return self._index.list_of("computed_at")
 
     @cached_property
     def derived(self) -> list[int]:
-        """The rows that are no matrix of a checkpoint."""
+        """The rows of derived matrices, which are not themselves in a checkpoint."""
         made = self._index.stored("null") != b""
         if self._tables.parents is not None:
             made = made | (self._index.stored("formula") != b"")
@@ -136,7 +137,7 @@ class Entries:
 
     @cached_property
     def directions(self) -> list[int]:
-        """The rows that are leading directions, not spectra."""
+        """The rows that hold leading directions instead of spectra."""
         if self._tables.parents is None:
             return []
         formulas = self._index.list_of("formula")
@@ -144,7 +145,7 @@ class Entries:
 
     @cached_property
     def products(self) -> list[int]:
-        """The rows of matrices that their model holds as two factors."""
+        """The rows of matrices that their model stores as two factors."""
         if self._tables.parents is None:
             return []
         formulas = self._index.list_of("formula")
@@ -152,7 +153,7 @@ class Entries:
 
     @cached_property
     def weightings(self) -> dict[int, tuple[str, str]]:
-        """Name and label of the weighting by the rows of spectra that are a projection's under one."""
+        """Name and label of the weighting for each row that is a projection's spectrum under one."""
         if self._tables.parents is None:
             return {}
         further, names, labels = (self._index.list_of(name) for name in ("further", "weighting", "label"))
@@ -160,36 +161,36 @@ class Entries:
 
     @cached_property
     def gauges(self) -> dict[int, str]:
-        """The gauge, by the rows of spectra that are a projection's in another than the raw one."""
+        """The gauge for each row that is a projection's spectrum in a gauge other than the raw one."""
         if self._tables.parents is None:
             return {}
         further, gauges = (self._index.list_of(name) for name in ("further", "gauge"))
         return {row: gauges[row] for row in self.derived if gauges[row] and not further[row]}
 
     def order(self, row: int) -> tuple[int, str]:
-        """What says which of two results of a key counts, the larger: its generation, and when it was computed."""
+        """A sort key for the results of one content key: generation, then time of computation. The largest counts."""
         return int(self._generations[row]), self.computed_at[row]
 
     def ranks(self, threshold: float) -> Sequence[int | None]:
-        """The threshold ranks, row by row; None where those at this threshold are not stored."""
+        """The threshold ranks by row; None where ranks at this threshold are not stored."""
         return self._ranks.get(threshold) or self._no_ranks
 
     def numbers(self, name: str) -> Sequence[float | None]:
-        """A column of columns.METRICS, row by row; None where there is no number."""
+        """A column of columns.METRICS by row; None where the number is missing."""
         return self._metrics[name]
 
     def place(self, row: int) -> RowPlace:
-        """Where the values of a row are."""
+        """The place of a row's values."""
         offsets, counts, checksums = self._places
         return RowPlace(offsets[row], counts[row], checksums[row])
 
     def readings_of(self, row: int) -> list[tuple[bytes, bytes]]:
-        """Tensor and digest of the readings of a row."""
+        """Tensor and digest of each reading of a row."""
         return self._readings_by_row.get(row, [])
 
     @cached_property
     def readings(self) -> Readings:
-        """Those of all rows."""
+        """The readings of all rows."""
         found = Readings([], [], [])
         identities = [tensor_name(source.identity, "") for source in self._sources]
         for columns in filter(None, (self._index, self._parents)):
@@ -211,7 +212,7 @@ class Entries:
 
     @cached_property
     def _made_of(self) -> dict[int, tuple[tuple[Projection, ...], tuple[str, ...]]]:
-        """By row what its matrix is made of, and the digests of the bytes of that."""
+        """The parents of each derived row, and the digests of their bytes."""
         found: dict[int, list[tuple[Projection, str]]] = defaultdict(list)
         for parent in () if self._parents is None else map(self._parents.row, range(len(self._parents))):
             found[parent["row"]].append((projection_at(parent, self._sources, None), parent["weights_digest"]))

@@ -1,4 +1,4 @@
-"""What a table shows of a stored spectrum: everything but its values."""
+"""A stored spectrum without its values: everything that a table shows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rankscope.engine.spectrum import THRESHOLDS, Projection, Provenance, Run, S
 class Entry:
     """A stored spectrum without its values; the fields of `Spectrum` keep their meaning and units.
 
-    `ranks` maps each stored threshold to its threshold rank. `effective_rank` and `stable_rank` are
-    None for a zero matrix, `sigma_max` and `sigma_min` (units of the weights) for an empty one. `generation` is what
-    `computed_at` cannot say of the order of results where clocks are wrong (columns.GENERATION).
+    `ranks` maps each stored threshold to its threshold rank. `effective_rank` and `stable_rank` are None for a zero
+    matrix, `sigma_max` and `sigma_min` (units of the weights) for an empty one. `generation` orders results where
+    clocks are wrong and `computed_at` cannot (columns.GENERATION).
     """
 
     projection: Projection
@@ -32,7 +32,7 @@ class Entry:
 
 
 def entry_of(spectrum: Spectrum) -> Entry:
-    """The entry of a spectrum, with ranks at THRESHOLDS."""
+    """Make the entry of a spectrum, with ranks at THRESHOLDS."""
     values = spectrum.values
     if spectrum.projection.is_directions:
         return _entry_of_directions(spectrum)
@@ -51,7 +51,7 @@ def entry_of(spectrum: Spectrum) -> Entry:
 
 
 def _entry_of_directions(spectrum: Spectrum) -> Entry:
-    """Ranks are 0, effective rank and sigma_min None: the leading values do not tell them."""
+    """Ranks are 0, effective rank and sigma_min None: the leading values do not determine them."""
     norm, top = spectrum.provenance.frobenius_norm, float(spectrum.values[0])
     return Entry(
         projection=spectrum.projection,
@@ -68,5 +68,5 @@ def _entry_of_directions(spectrum: Spectrum) -> Entry:
 
 
 def spectrum_of(entry: Entry, values: Values) -> Spectrum:
-    """The spectrum that `entry` was made of; `values`: float64, shape (projection.count,)."""
+    """The spectrum that has this entry and these values: float64, shape (projection.count,)."""
     return Spectrum(entry.projection, values, entry.provenance, entry.computed_at, entry.weights_digests, entry.run)

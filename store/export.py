@@ -1,4 +1,4 @@
-"""Spectra for other programs: one tidy file, as HDF5, NumPy, CSV or JSON."""
+"""Writing spectra for other programs: one tidy file, as HDF5, NumPy, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .groups import RESERVED, ExportedGroup, build_groups
 from .layout import build_compressed
 
 STATE = "stored"
-"""The state of every row of an export: only what is stored is exported."""
+"""The state of every row of an export, because only stored spectra are exported."""
 
 _SLICE = ("axis", "groups", "offset", "width")
 _METRICS = ("effective_rank", "stable_rank", "sigma_max", "sigma_min")
@@ -40,9 +40,9 @@ def row(
 ) -> dict[str, object]:
     """One projection as a flat object of JSON values; what does not exist, or is no number, is None.
 
-    `sigma_min_is_bound` says whether it is below the noise floor. `null` is "flip" in the row of a sign-flipped twin,
-    which has its projection's address. Last come `weighting`, `gauge` and `derived`, the formula of a matrix that no
-    checkpoint holds.
+    `sigma_min_is_bound` is true where `sigma_min` is below the noise floor. `null` is "flip" in the row of a
+    sign-flipped twin, which has its projection's address. Last come `weighting`, `gauge` and `derived`, the formula of
+    a matrix that is not in a checkpoint.
     """
     part, made = projection.slice, projection.derived
     return {
@@ -71,7 +71,7 @@ def row(
 
 
 def _is_bound(entry: Entry) -> bool | None:
-    """Whether the smallest value is known only to be no larger than the noise floor; None where there is none."""
+    """Whether the smallest value is known only to be at most the noise floor; None without a smallest value."""
     if entry.sigma_min is None or entry.sigma_max is None:
         return None
     return entry.sigma_max > 0 and entry.sigma_min <= entry.provenance.noise_floor
@@ -79,21 +79,21 @@ def _is_bound(entry: Entry) -> bool | None:
 
 INDEX, GROUPS = "index", "groups"
 LAYOUTS = (INDEX, GROUPS)
-"""How an .h5 can be laid out."""
+"""The possible layouts of an .h5 file."""
 
 
 def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path, layout: str = INDEX) -> None:
     """Write `entries` to `path` in one step, in the format that its suffix names.
 
-    `.h5`: the layout of the store, compressed, or for GROUPS a group a projection, which programs read that know
-    nothing of ours; the description in either says how to read it.
-    `.npz`: one float64 array an address, under `escape_name(address)`, or `address@weighting`, `address@gauge`.
-    `.csv` and `.json`: one `row` a projection; they need no `values` (by content key) at all.
+    `.h5`: the layout of the store, compressed, or with GROUPS one group per projection, for programs that do not
+        know this layout; the description in either explains how to read it.
+    `.npz`: one float64 array per address, named `escape_name(address)`, or `address@weighting`, `address@gauge`.
+    `.csv` and `.json`: one `row` per projection; `values` (by content key) are not needed.
 
     Raises:
-        ValueError: another suffix; a layout of another format than .h5; values of an entry are missing; two entries of
-            an .npz or of GROUPS have one address.
-        OSError: the disk is full or fails; what stood at `path` still stands there.
+        ValueError: the suffix is unknown; a layout is given for a format other than .h5; values of an entry are
+            missing; or two entries of an .npz or of GROUPS have the same address.
+        OSError: the disk is full or fails; a file that was at `path` is still there, unchanged.
     """
     path = Path(path)
     check_name(path, layout)
@@ -130,7 +130,7 @@ def csv_text(rows: Iterable[Mapping[str, object]]) -> str:
     Text that a spreadsheet would run as a formula gets a leading apostrophe.
     """
     flat = [_flatten(item) for item in rows]
-    # Rows without ranks lack those columns: the header is the longest of each kind, in order.
+    # Rows without ranks lack those columns: the header has the longest list of each kind, in order.
     header = list(dict.fromkeys(name for item in sorted(flat, key=len, reverse=True) for name in item))
     out = io.StringIO()
     writer = csv.DictWriter(out, header, restval="", lineterminator="\n")
@@ -140,7 +140,7 @@ def csv_text(rows: Iterable[Mapping[str, object]]) -> str:
 
 
 def csv_lines(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """csv_text a line at a time, for any number of rows, which must all have the columns of the first."""
+    """Yield csv_text line by line, for any number of rows; all must have the columns of the first."""
     writer: csv.DictWriter[str] | None = None
     for flat in map(_flatten, rows):
         if writer is None:
@@ -150,22 +150,22 @@ def csv_lines(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
 
 
 class _Echo:
-    """A file that hands back what is written to it."""
+    """A file whose `write` returns what is written to it."""
 
     def write(self, text: str) -> str:
         return text
 
 
 def json_text(rows: Iterable[Mapping[str, object]]) -> str:
-    """Rows as a JSON array, one object a line."""
+    """Rows as a JSON array, one object per line."""
     lines = ",\n".join(json.dumps(item, allow_nan=False) for item in rows)
     return f"[\n{lines}\n]\n"
 
 
 def escape_name(address: str) -> str:
-    """An address as a name in an .npz, which is a file name: `urllib.parse.unquote` gives it back.
+    """An address as the name of an array in an .npz, which is a file name; `urllib.parse.unquote` reverses it.
 
-    Percent-encoded are `%`, `/`, `\\`, `:`, two dots and more, and control characters.
+    `%`, `/`, `\\`, `:`, two or more dots in a row and control characters are percent-encoded.
     """
 
     def encode(found: re.Match[str]) -> str:
@@ -207,7 +207,7 @@ def _of_one_address(projection: Projection) -> ValueError:
 
 
 def _members(entries: Sequence[Entry], arrays: Sequence[Values]) -> list[ExportedGroup]:
-    """What the groups of a file are made of."""
+    """The contents of the groups of a file."""
     found: dict[str, ExportedGroup] = {}
     for entry, array, facts in zip(entries, arrays, _rows(entries), strict=True):
         path = group_path(entry.projection)
@@ -218,7 +218,7 @@ def _members(entries: Sequence[Entry], arrays: Sequence[Values]) -> list[Exporte
 
 
 def _facts(entry: Entry, facts: Mapping[str, object]) -> dict[str, object]:
-    """A `row` without what a group holds as datasets, flat, and where the spectrum comes from."""
+    """A `row`, flat and with the source of its spectrum, without what a group holds as datasets."""
     part = entry.projection.slice
     of_slice = {f"slice_{name}": getattr(part, name, None) for name in (*_SLICE, "index")}
     kept = {name: value for name, value in facts.items() if name not in ("slice", "ranks", "state", "error")}
@@ -235,12 +235,13 @@ def _facts(entry: Entry, facts: Mapping[str, object]) -> dict[str, object]:
 
 
 def group_path(projection: Projection) -> str:
-    """The group of a projection: `layers/12/attention/key`, `layers/0/mlp/up@norm`, `other/model.embed_tokens.weight`.
+    """The path of a projection's group: `layers/12/attention/key`, `layers/0/mlp/up@norm`,
+    `other/model.embed_tokens.weight`.
 
-    What cannot stand in a name, and names that a group has for its own datasets, are percent-encoded.
+    Characters that HDF5 allows in no name, and names that a group uses for its datasets, are percent-encoded.
     """
     name = _name(projection)
-    # A tensor that is no projection keeps its dots: a.b and a.b.c are then two groups, not one in the other.
+    # A tensor that is no projection keeps its dots, so a.b and a.b.c become two groups, not one inside the other.
     words = name.split(".", 1) if name.startswith("other.") else name.split(".")
     return "/".join(_group_word(word) for word in words)
 
@@ -258,7 +259,7 @@ def _name(projection: Projection) -> str:
 
 
 def _slice(part: Slice) -> dict[str, int]:
-    """Of a 3-D stack, `index` is the matrix's number in it."""
+    """The fields of a slice; with `index`, the number of the matrix, for one of a 3-D stack."""
     index = {} if part.index is None else {"index": part.index}
     return {name: getattr(part, name) for name in _SLICE} | index
 
@@ -276,7 +277,7 @@ def _flatten(item: Mapping[str, object]) -> dict[str, object]:
         elif name == "ranks":
             flat |= {f"rank_{key}": rank for key, rank in value.items()} if isinstance(value, Mapping) else {}
         elif isinstance(value, str):
-            text = "\n".join(map(escaped, value.split("\n")))  # a line's end is quoted
+            text = "\n".join(map(escaped, value.split("\n")))  # line ends are quoted
             flat[name] = f"'{text}" if value.startswith(_FORMULA) else text
         else:
             flat[name] = value

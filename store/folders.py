@@ -1,4 +1,5 @@
-"""Where spectra are kept, and under which folder name. Imports neither numpy nor h5py: a program asks at its start."""
+"""The folders that spectra are kept in, and their names. Imports neither numpy nor h5py, as it is used at program
+start."""
 
 from __future__ import annotations
 
@@ -12,16 +13,16 @@ from rankscope.engine.spectrum import digest
 
 
 def default_root() -> Path:
-    """Where spectra are kept: $RANKSCOPE_STORE, else the user's data folder."""
+    """The folder that spectra are kept in: $RANKSCOPE_STORE, else one in the user's data folder."""
     chosen = os.environ.get("RANKSCOPE_STORE")
     return Path(chosen).expanduser() if chosen else user_data_path("rankscope")
 
 
 def model_folder(repo_or_path: str | Path) -> str:
-    """The folder name of a Hub id (str): `org--repo`; of a local checkpoint (Path): `name--<8 hex>`.
+    """The folder name of a Hub id (str), `org--repo`, or of a local checkpoint (Path), `name--<8 hex>`.
 
-    The 8 hex digits are of the real path, so two folders of one name are two models. Characters that
-    a folder name should not have become `_`.
+    The 8 hex digits are a digest of the real path, so two folders of the same name are two models. Characters that a
+    folder name should not have become `_`.
     """
     if isinstance(repo_or_path, Path):
         real = os.path.realpath(repo_or_path)
@@ -30,7 +31,7 @@ def model_folder(repo_or_path: str | Path) -> str:
 
 
 def is_model_folder(name: str) -> bool:
-    """Whether `model_folder` could have given this name: not to `lost+found`, nor to a hidden folder."""
+    """Whether `model_folder` could return this name; `lost+found` and hidden folders are none."""
     return _safe(name) == name
 
 

@@ -1,10 +1,11 @@
-"""A strict reader of the HDF5 files that a store writes: what is laid out in any other way is refused.
+"""A strict reader for the HDF5 files that a store writes; any other layout is refused.
 
-libhdf5 follows what a file says to other files (external storage, virtual datasets, external links), takes the memory
-that its shapes ask for, and of 3,000 mutated files one crashed it and one hung it: so it writes, and never sees a file
-that may be of others. What h5py writes by default uses a small part of the format, and only that is read here: old
-groups with hard links, version 1 object headers, contiguous datasets of plain numbers, fixed text and rows of both.
-After "HDF5 File Format Specification Version 3.0" (The HDF Group), whose section numbers stand at each function.
+libhdf5 opens other files that a file refers to (external storage, virtual datasets, external links) and allocates
+whatever its shapes demand; among 3,000 mutated files one crashed it and one hung it. So libhdf5 only writes, and never
+opens a file that somebody else may have made. What h5py writes by default uses a small part of the format, and this
+module reads only that: old-style groups with hard links, version 1 object headers, contiguous datasets of plain
+numbers, fixed-length text, and rows of both. After "HDF5 File Format Specification Version 3.0" (The HDF Group); each
+function names its section.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from numpy.typing import NDArray
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _BASES = (512, 0)
-"""Where a file begins, behind a user block or none."""
+"""Possible starts of the HDF5 data: behind a user block, or at the first byte."""
 _UNDEFINED = 2**64 - 1
 _MOST_LINKS = 64
 _LONGEST_NAME = 256
 _REFUSED = {0x06: "links of its own", 0x07: "external storage", 0x0B: "filters"}
 _LAYOUTS = {0: "compact", 2: "chunked", 3: "virtual"}
 _SKIPPED = {0x00, 0x04, 0x05, 0x12}
-"""Messages that say nothing of where bytes lie: none, fill values, the time of a change."""
+"""Messages that do not affect where bytes lie: no-ops, fill values, modification times."""
 _SPACE, _TYPE, _LAYOUT, _ATTRIBUTE, _CONTINUATION, _GROUP = 0x01, 0x03, 0x08, 0x0C, 0x10, 0x11
 _FLOATS = {
     4: ("<f4", struct.pack("<HHBBBBI", 0, 32, 23, 8, 0, 23, 127), b"\x20\x1f\x00"),
     8: ("<f8", struct.pack("<HHBBBBI", 0, 64, 52, 11, 0, 52, 1023), b"\x20\x3f\x00"),
 }
-"""By their size the IEEE numbers of a little-endian machine: type, properties and bits of the type's message."""
+"""IEEE floats of a little-endian machine by size: numpy type, properties and bit field of the datatype message."""
 
 
 class Bytes:
-    """The bytes of a file; those in the middle, from the end of `before` to `resume`, may not be there."""
+    """The bytes of a file; those between the end of `before` and `resume` may be missing."""
 
     def __init__(self, before: bytes, after: bytes = b"", resume: int | None = None) -> None:
         self._before, self._after = memoryview(before), memoryview(after)
@@ -45,10 +46,10 @@ class Bytes:
         self.size = self._resume + len(after)
 
     def at(self, start: int, count: int) -> memoryview:
-        """So many bytes from a place in the file.
+        """Return `count` bytes from a place in the file.
 
         Raises:
-            ValueError: they are not all there.
+            ValueError: some of them are missing.
         """
         for piece, first in ((self._before, 0), (self._after, self._resume)):
             if 0 <= start - first <= start - first + count <= len(piece):
@@ -57,7 +58,7 @@ class Bytes:
 
 
 class Dataset(NamedTuple):
-    """Numbers or rows: `start` is where their bytes begin in the file, None where there are none."""
+    """Numbers or rows: `start` is the place of their first byte in the file, None for an empty dataset."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -72,11 +73,11 @@ class _Message:
 
 
 class File:
-    """The root group of a file: `attributes` of single numbers and texts, and `datasets` by name.
+    """The root group of a file: `attributes` that are single numbers or texts, and `datasets` by name.
 
     Raises:
-        ValueError: it is laid out in another way than the files of a store; the message says in which.
-        struct.error, LookupError: it ends too early.
+        ValueError: the layout is not that of a store's file; the message names the difference.
+        struct.error, LookupError: the file ends too early.
     """
 
     def __init__(self, data: Bytes) -> None:
@@ -90,7 +91,7 @@ class File:
                 self._read_attribute(_plain(message))
 
     def datasets(self) -> dict[str, Dataset]:
-        """Every dataset; nothing but datasets may be in the group.
+        """Return every dataset; the group may hold nothing else.
 
         Raises:
             As the class.
@@ -107,7 +108,7 @@ class File:
         return found
 
     def table(self, dataset: Dataset) -> NDArray[Any]:
-        """The contents of a dataset.
+        """Read the contents of a dataset.
 
         Raises:
             As the class.
@@ -130,7 +131,7 @@ class File:
         raise ValueError("it is not an HDF5 file")
 
     def _messages(self, header: int) -> Iterator[_Message]:
-        """Section IV.A.1.a: those of an object header of version 1, with its continuations."""
+        """Section IV.A.1.a: the messages of a version 1 object header and its continuations."""
         version, left, _, size = struct.unpack("<BxHII", self._at(header, 12))
         if version != 1:
             raise ValueError("its object headers are not those that a store writes")
@@ -150,7 +151,7 @@ class File:
                     yield message
 
     def _links(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
-        """Sections III.A.1, III.B, III.D: name and object header of what a group holds."""
+        """Section III.A.1, III.B, III.D: name and object header of each member of a group."""
         node = self._at(tree, 24)
         names = self._at(heap, 32)
         if bytes(node[:6]) != b"TREE\0\0" or bytes(names[:5]) != b"HEAP\0":
@@ -173,7 +174,7 @@ class File:
                 yield _decoded(_name_at(texts, name)), header
 
     def _dataset(self, name: str, header: int) -> Dataset:
-        """The three messages that make a dataset, each of them once."""
+        """Read a dataset from its three messages, each of which must occur once."""
         found: dict[int, memoryview] = {}
         for message in self._messages(header):
             if message.kind == _ATTRIBUTE:
@@ -197,7 +198,7 @@ class File:
         return Dataset(shape, dtype, self._base + address)
 
     def _read_attribute(self, data: memoryview) -> None:
-        """Section IV.A.2.m, version 1: a number of 8 bytes or a text; another is passed over."""
+        """Section IV.A.2.m, version 1: read a number of 8 bytes or a text; skip any other attribute."""
         version, *sizes = struct.unpack("<BxHHH", data[:8])
         places = [8]
         for size in sizes:
@@ -214,7 +215,7 @@ class File:
             self.attributes[_decoded(_name_at(name, 0))] = int(np.ndarray((), number, value[:8]))
 
     def _shared_text(self, value: memoryview) -> str:
-        """Section III.E: a text of any length, which lies in a global heap."""
+        """Section III.E: a text of variable length, stored in a global heap."""
         length, address, wanted = struct.unpack("<IQI", value[:16])
         signature, size = struct.unpack("<5s3xQ", self._at(address, 16))
         if signature != b"GCOL\1":
@@ -233,14 +234,14 @@ class File:
 
 
 def _plain(message: _Message) -> memoryview:
-    """The data of a message that is not shared: a shared one is a place somewhere else."""
+    """The data of a message. Shared messages, which only refer to another place, are refused."""
     if message.flags & 2:
         raise ValueError("it has shared messages")
     return message.data
 
 
 def _name_at(data: memoryview, start: int) -> bytes:
-    """The name there, which a zero ends."""
+    """The NUL-terminated name at this place."""
     name, end, _ = bytes(data[start : start + _LONGEST_NAME]).partition(b"\0")
     if not end:
         raise ValueError("a name of it has no end")
@@ -252,7 +253,7 @@ def _decoded(text: bytes) -> str:
 
 
 def _shape(data: memoryview) -> tuple[int, ...]:
-    """Section IV.A.2.b, version 1: of a single value ()."""
+    """Section IV.A.2.b, version 1: the shape of a dataset; () for a single value."""
     version, rank = struct.unpack("<BB", data[:2])
     if version != 1 or rank > 2:
         raise ValueError("its shapes are not those that a store writes")
@@ -260,11 +261,11 @@ def _shape(data: memoryview) -> tuple[int, ...]:
 
 
 def _dtype(data: memoryview) -> tuple[np.dtype[Any], int]:
-    """Section IV.A.2.d, version 1: a type and how many bytes it takes to say it."""
+    """Section IV.A.2.d, version 1: a type, and the number of bytes of its description."""
     kind, (size,), bits = data[0], struct.unpack("<I", data[4:8]), bytes(data[1:4])
     if kind == 0x16 and size:
         return _rows(data, size, int.from_bytes(bits[:2], "little")), len(data)
-    if kind == 0x13 and size and bits in (b"\x01\0\0", b"\x11\0\0"):  # padded with NUL, ASCII or UTF-8
+    if kind == 0x13 and size and bits in (b"\x01\0\0", b"\x11\0\0"):  # NUL-padded ASCII or UTF-8
         return np.dtype(f"S{size}"), 8
     is_number = kind == 0x10 and size in (1, 2, 4, 8) and bits in (b"\0\0\0", b"\x08\0\0")
     if is_number and bytes(data[8:12]) == struct.pack("<HH", 0, 8 * size):
@@ -277,7 +278,7 @@ def _dtype(data: memoryview) -> tuple[np.dtype[Any], int]:
 
 
 def _rows(data: memoryview, size: int, columns: int) -> np.dtype[Any]:
-    """A compound type: columns of numbers and text, one behind the other."""
+    """A compound type: consecutive columns of numbers and text."""
     names, types, offsets = [], [], []
     place, end = 8, 0
     for _ in range(columns):

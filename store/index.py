@@ -1,4 +1,4 @@
-"""Which spectrum of which file counts: the files' indexes, joined in memory."""
+"""The rows of all files joined in memory: which spectrum in which file counts for a key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NONE: frozenset[int] = frozenset()
 
 
 class StoredRow(NamedTuple):
-    """The row of a key that counts: the file that it is in, and where its values are."""
+    """The row that counts for a key: its file, and the place of its values."""
 
     key: str
     file: str
@@ -32,25 +32,25 @@ class StoredRow(NamedTuple):
 class Index:
     """The rows of all files. The newest row of a key counts, unless its weights have changed since.
 
-    The newest is that of the highest generation, and of these the one that was computed last: see `successor`.
+    The newest row has the highest generation and, among equal ones, the latest time of computation: see `successor`.
 
-    A tensor's weights have changed where a newer row of the same source identity and tensor has
-    another digest of its bytes: a local file that was changed in place. A derived row was read from the
-    tensors of its parents, so it counts as long as each of these is what it was.
+    A tensor's weights have changed if a newer row of the same source identity and tensor has another digest of its
+    bytes: a local file was changed in place. A derived row was read from the tensors of its parents, so it counts as
+    long as none of these has changed.
 
-    A row whose values are lost to damage still says what came after what: where it is the newest of its key nothing
-    counts, for what it has replaced must not come back. Not thread-safe.
+    A row whose values are lost to damage still takes part in this order: if it is the newest of its key, no row of the
+    key counts, because the result that it replaced must not come back. Not thread-safe.
     """
 
     def __init__(self) -> None:
         self.parts: dict[str, FileContents] = {}
         self._lost: dict[str, frozenset[int]] = {}  # file -> rows without values
-        self._files: list[str] = []  # by their number
-        self._rows: dict[str, int] = {}  # key -> number of the file and of the row in it, see stored.ROW_BITS
+        self._files: list[str] = []  # in the order of their numbers
+        self._rows: dict[str, int] = {}  # key -> number of file and row, see stored.ROW_BITS
         self._read = LastRead()
 
     def add(self, name: str, part: FileContents, lost: frozenset[int] = _NONE) -> None:
-        """Take in the rows of a file that is not known yet; the values of those in `lost` are damaged."""
+        """Add the rows of a new file; the values of the rows in `lost` are damaged."""
         self.parts[name] = part
         if lost:
             self._lost[name] = lost
@@ -68,7 +68,7 @@ class Index:
         self._read.add(part.entries)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Drop the rows of these files; what they hid comes into view."""
+        """Remove the rows of these files; older rows that they replaced count again."""
         gone = self.parts.keys() & set(names)
         if gone:
             left = [(name, part, self._lost.get(name, _NONE)) for name, part in self.parts.items() if name not in gone]
@@ -79,7 +79,7 @@ class Index:
                 self.add(name, part, lost)
 
     def lose(self, name: str, starts: Set[int]) -> None:
-        """Count the values that start there in a file as lost."""
+        """Count the values that start at these bytes of a file as lost."""
         part = self.parts[name]
         rows = range(len(part.entries))
         lost = {row for row in rows if part.place(row).start in starts} | self._lost.get(name, _NONE)
@@ -87,9 +87,10 @@ class Index:
         self.add(name, part, frozenset(lost))
 
     def successor(self, entry: Entry) -> int:
-        """The generation of a new result, so that it counts and not what is here of its key, or of other weights.
+        """The generation that a new result needs to replace what is stored under its key, or was computed from other
+        weights.
 
-        Where the clock went on that is the generation of what it replaces.
+        If the clock has advanced, this is the generation of the result that it replaces.
         """
         held = self._rows.get(entry.projection.key)
         replaced = [(0, "")] if held is None else [self._order(held)[:2]]
@@ -101,35 +102,36 @@ class Index:
         return generation + (entry.computed_at <= computed_at)
 
     def has(self, key: str) -> bool:
-        """Whether anything counts of a key."""
+        """Whether a row counts for this key."""
         held = self._rows.get(key)
         return held is not None and self._is_valid(held)
 
     def entry(self, key: str) -> Entry | None:
-        """The entry that counts, None if there is none."""
+        """The entry that counts for a key, or None."""
         found = self.find(key)
         return None if found is None else found.entry
 
     def stored(self) -> Stored:
-        """All that counts, by key."""
+        """All entries that count, by key."""
         rows = self._rows
         if self._lost or not self._read.agree:
             rows = {key: held for key, held in rows.items() if self._is_valid(held)}
         return Stored(rows, [self.parts[name].entries for name in self._files])
 
     def lost(self, name: str) -> list[Entry]:
-        """Of the rows of a file those whose values are damaged and stand in no other file, nor newer ones."""
+        """The entries of a file whose values are damaged and in no other file, and for which there is no newer
+        result."""
         return list(self._lost_in(name).values())
 
     def all_lost(self) -> list[Entry]:
-        """`lost` of every file, one a key."""
+        """`lost` for every file, one entry per key."""
         found: dict[str, Entry] = {}
         for name in self._lost:
             found |= self._lost_in(name)
         return list(found.values())
 
     def by_version(self) -> list[list[str]]:
-        """The names of the files that have values, sorted, those of each format version apart."""
+        """The names of the files that still have values, sorted and grouped by format version."""
         files: dict[int, list[str]] = {}
         for name in sorted(self.parts):
             if len(self._lost.get(name, _NONE)) < len(self.parts[name].entries):
@@ -137,7 +139,7 @@ class Index:
         return list(files.values())
 
     def find(self, key: str) -> StoredRow | None:
-        """The row that counts, None if there is none."""
+        """The row that counts for a key, or None."""
         held = self._rows.get(key)
         if held is None or not self._is_valid(held):
             return None
@@ -146,7 +148,7 @@ class Index:
         return StoredRow(key, name, part.place(row), part.entries, row)
 
     def _split(self, held: int) -> tuple[str, int]:
-        """The file and the row in it."""
+        """The name of the file and the row in it."""
         return self._files[held >> ROW_BITS], held & (1 << ROW_BITS) - 1
 
     def _lost_in(self, name: str) -> dict[str, Entry]:

@@ -1,4 +1,4 @@
-"""What is stored of several models, read as that of one: each content key behind the name of its model."""
+"""The stores of several models read as one: each content key is prefixed with the name of its model."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .entry import Entry
 from .spectra import SpectraStore
 from .stored import Stored
 
-_BEHIND = ":"
+_SEPARATOR = ":"
 
 
 def joined_key(part: str, key: str) -> str:
-    """The key, among several models, of what `part` has under `key`. `part` has no colon."""
-    return f"{part}{_BEHIND}{key}"
+    """The key for `key` of model `part` among several models. `part` has no colon."""
+    return f"{part}{_SEPARATOR}{key}"
 
 
 def _split(key: str) -> tuple[str, str]:
-    part, _, rest = key.partition(_BEHIND)
+    part, _, rest = key.partition(_SEPARATOR)
     return part, rest
 
 
 class JoinedStored(Stored):
-    """What is stored of each part's checkpoint matrices as they are; nothing derived."""
+    """The stored checkpoint matrices of every part, without anything derived."""
 
     def __init__(self, parts: Mapping[str, Stored]) -> None:
         super().__init__({}, ())
@@ -73,8 +73,8 @@ class JoinedStored(Stored):
 
 
 class JoinedStore(SpectraStore):
-    """The stores of several models, to be read and never written to. `folders`: part -> folder under `root`, one
-    folder perhaps of several parts."""
+    """The stores of several models, for reading only. `folders` maps each part to its folder under `root`; parts may
+    share a folder."""
 
     def __init__(self, root: Path, folders: Mapping[str, str]) -> None:
         super().__init__(root, "")
@@ -91,7 +91,7 @@ class JoinedStore(SpectraStore):
         return [found for store in self._stores for found in store.set_aside]
 
     def lost(self) -> list[Entry]:
-        """None: what is lost of a part is said of the part."""
+        """Empty: each part reports its own losses."""
         return []
 
     def has(self, key: str) -> bool:
@@ -119,16 +119,16 @@ class JoinedStore(SpectraStore):
         }
 
     def look(self) -> bool:
-        found = [store.look() for store in self._stores]  # at each, whatever another says
+        found = [store.look() for store in self._stores]  # each store has to look, so no generator
         return any(found)
 
     def news(self) -> set[str]:
-        news = {id(store): store.news() for store in self._stores}  # a store tells its news once
+        news = {id(store): store.news() for store in self._stores}  # a store returns its news only once
         return {joined_key(part, key) for part, store in self._parts.items() for key in news[id(store)]}
 
     def tidy(self) -> None:
-        """Nothing: it is not written to."""
+        """Do nothing, as this store is never written to."""
 
     def close(self) -> int:
-        """See SpectraStore; nothing waits to be saved."""
+        """See SpectraStore; there is never anything left to save."""
         return 0

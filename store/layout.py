@@ -1,9 +1,9 @@
-"""The HDF5 layout of one file, and the only place where libhdf5 writes one.
+"""The HDF5 layout of one file, and the only module that writes with libhdf5.
 
-An image is built in memory: libhdf5 crashed on a full disk. It is read by our own strict reader (hdf5.py), after its
-bytes have been verified: flipped bits crashed libhdf5 or hung it, and whoever made a file may have meant it to.
+An image is built in memory, because libhdf5 crashed on a full disk. It is read by a strict reader (hdf5.py) after its
+bytes have been verified: flipped bits crashed or hung libhdf5, and a file may have been made with that intent.
 
-Nothing is compressed in the store (reading would be 5 times slower); an export is.
+Nothing is compressed in the store (reading would be 5 times slower); exports are.
 """
 
 from __future__ import annotations
@@ -35,23 +35,25 @@ from .entry import Entry
 from .hdf5 import Bytes, File
 from .rows import derived_row, fields, index_row, parent_rows
 
-h5: Any = h5py  # it has no types
+h5: Any = h5py  # h5py has no types
 
-_number = count()  # HDF5 refuses two open images of one name, whatever the thread
+_number = count()  # HDF5 refuses two open images of one name, in whatever threads
 
 FORMAT = "rankscope-spectra"
 FORMAT_VERSION = 1
 DERIVED_VERSION = 2
-"""Of files with derived rows other than sign-flipped twins: a program that does not know these leaves them alone."""
+"""The version of files with derived rows other than sign-flipped twins; older programs do not know these and skip the
+file."""
 DIRECTIONS_VERSION = 3
-"""Of files with leading directions, which are no spectra: a program that does not know these leaves them alone."""
+"""The version of files with leading directions, which are no spectra; older programs do not know these and skip the
+file."""
 READABLE = (FORMAT_VERSION, DERIVED_VERSION, DIRECTIONS_VERSION)
 
 HEAD = 512
-"""Bytes of the HDF5 user block, which carries the place of /values and the digest of all the rest.
+"""Size of the HDF5 user block in bytes. It holds the place of /values and a digest of everything else.
 
-With it a 64 MB volume is safe to parse after reading the few MB that are not values; the values
-themselves are checked one spectrum at a time, against the crc32 in the index.
+So a volume of 64 MB is safe to parse after reading the few MB that are not values; the values are checked one spectrum
+at a time, against the crc32 in the index.
 """
 
 _PROSE = """\
@@ -113,16 +115,16 @@ MATLAB:
 
 
 class UnknownFormatError(Exception):
-    """The file is intact and not ours to read; the message is a sentence for the user."""
+    """An intact file that this version cannot read; the message is a sentence for the user."""
 
 
 _VALUE_BYTES = 8
-"""Of a singular value; numbers of directions take fewer."""
+"""Bytes per singular value; the numbers of directions take fewer."""
 
 
 class ValuesPlace(NamedTuple):
-    """Where the values of an entry are in its file: the first byte, how many values, the checksum of their bytes, and
-    how many bytes a value takes."""
+    """The place of an entry's values in its file: first byte, number of values, checksum of their bytes, and bytes per
+    value."""
 
     start: int
     number: int
@@ -131,20 +133,20 @@ class ValuesPlace(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of its values."""
+        """Bytes of all values."""
         return self.width * self.number
 
 
 @dataclass(frozen=True, slots=True)
 class FileContents:
-    """The contents of one file. `first` is where in it, in bytes, the values of all entries begin."""
+    """The contents of one file. `first` is the byte at which the values of all entries begin."""
 
     entries: Entries
     first: int
     version: int
 
     def place(self, row: int) -> ValuesPlace:
-        """Where the values of a row are."""
+        """The place of a row's values."""
         place = self.entries.place(row)
         width = np.dtype(_type_in(self.version)).itemsize
         return ValuesPlace(self.first + width * place.first, place.number, place.crc32, width)
@@ -152,7 +154,7 @@ class FileContents:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The bytes of one file, and what parsing them would give."""
+    """The bytes of one file, and the contents that parsing them would return."""
 
     data: bytes
     part: FileContents
@@ -166,21 +168,21 @@ def version_of(projection: Projection) -> int:
 
 
 def _dataset_in(version: int) -> str:
-    """The name of the dataset that holds the numbers of all rows, one after the other."""
+    """The name of the dataset that holds the concatenated numbers of all rows."""
     return "directions" if version == DIRECTIONS_VERSION else "values"
 
 
 def _type_in(version: int) -> str:
-    """The type of these numbers."""
+    """The type of the numbers in that dataset."""
     return "<f4" if version == DIRECTIONS_VERSION else "<f8"
 
 
 def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
-    """One file of the store, of one format version. `values[i]` are as those of a Spectrum."""
+    """Build one file of the store, with entries of one format version; `values[i]` as in Spectrum."""
     with h5.File(next_image(), "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
         tables = _fill(file, entries, values, {})
         file.flush()
-        # The image leaves out the user block that its addresses count in.
+        # Addresses in the image count the user block, but the image does not contain it.
         body: bytes = file.id.get_file_image()
         numbers = file[_dataset_in(_version(entries))].id
         first = numbers.get_offset() or HEAD
@@ -191,7 +193,7 @@ def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
 
 
 def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> bytes:
-    """The same layout for an export: gzip and shuffle, no user block."""
+    """Build the same layout for an export: gzip and shuffle, no user block."""
     with h5.File(next_image(), "w", driver="core", backing_store=False) as file:
         packed = {"compression": "gzip", "shuffle": True} if any(len(v) for v in values) else {}
         _fill(file, entries, values, packed)
@@ -201,18 +203,18 @@ def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> byte
 
 
 def parse(data: bytes) -> FileContents:
-    """The contents of a whole file whose digest has been verified.
+    """Parse a whole file whose digest has been verified.
 
     Raises:
         UnknownFormatError: another format or format version.
     """
-    return _part(Bytes(data))
+    return _contents(Bytes(data))
 
 
 def parse_volume(path: Path) -> FileContents | None:
-    """The contents of a large file, None if it is damaged; of its values not a byte is read.
+    """Parse a large file without reading its values; None if it is damaged.
 
-    Everything that is parsed is verified against the user block first (3 MB of a volume of 64 MB).
+    Everything that is parsed is first verified against the user block (3 MB of a volume of 64 MB).
 
     Raises:
         UnknownFormatError: another format or format version.
@@ -223,7 +225,7 @@ def parse_volume(path: Path) -> FileContents | None:
 
 
 def parse_damaged(data: bytes) -> FileContents | None:
-    """The contents of a whole file whose digest is wrong, None if the damage is not among its values alone.
+    """Parse a whole file whose digest is wrong; None unless the damage is confined to its values.
 
     Raises:
         UnknownFormatError: another format or format version.
@@ -232,8 +234,8 @@ def parse_damaged(data: bytes) -> FileContents | None:
 
 
 def decode(raw: bytes | memoryview, place: ValuesPlace) -> Values | None:
-    """The stored bytes of a place as a read-only array of shape (number,), float64, of directions float32; None if they
-    are damaged, or no singular values at all: of those none is negative, infinite or NaN."""
+    """Decode the stored bytes of a place into a read-only array of shape (number,), float64, or float32 for directions.
+    None if they are damaged or cannot be singular values: negative, infinite or NaN."""
     if len(raw) != place.size or zlib.crc32(raw) != place.crc32:
         return None
     values: Values = np.frombuffer(raw, f"<f{place.width}")
@@ -242,7 +244,7 @@ def decode(raw: bytes | memoryview, place: ValuesPlace) -> Values | None:
 
 
 def _without_values(raw: BinaryIO | io.FileIO) -> FileContents | None:
-    """The contents of a file, None where what is parsed of it is not what the user block promises."""
+    """Parse a file without its values; None if the digest in its user block does not match."""
     head = raw.read(HEAD)
     fields = head.rstrip(b"\0").split()
     if len(fields) != 4 or not (fields[1] + fields[2]).isdigit():
@@ -256,16 +258,30 @@ def _without_values(raw: BinaryIO | io.FileIO) -> FileContents | None:
     after = raw.read()
     if _digest(before, after).encode() != fields[3]:
         return None
-    return _part(Bytes(head + before, after, first + size))
+    return _contents(Bytes(head + before, after, first + size))
 
 
 def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]) -> Tables:
-    """Write every dataset and attribute; the tables among them."""
+    """Write every dataset and attribute; return the tables."""
     version = _version(entries)
     kind = _type_in(version)
     flat = np.concatenate([np.zeros(0, kind), *values]).astype(kind, copy=False)
     file.create_dataset(_dataset_in(version), data=flat, **packed).attrs["units"] = "1"
-    crc32 = [zlib.crc32(v.astype(kind).tobytes()) for v in values]
+    tables = _tables_of(entries, values, version)
+    _write_tables(file, tables)
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = version
+    file.attrs["software"] = software()
+    # To the microsecond: every file gets a different name, so no merge can overwrite one of its inputs.
+    file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
+    has_generations = not GENERATION.keys().isdisjoint(tables.index.dtype.names or ())
+    file.attrs["description"] = _description(version, has_generations)
+    return tables
+
+
+def _tables_of(entries: Sequence[Entry], values: Sequence[Values], version: int) -> Tables:
+    """The tables of a file with these entries."""
+    crc32 = [zlib.crc32(v.astype(_type_in(version)).tobytes()) for v in values]
     every = (p.source for entry in entries for p in (entry.projection, *entry.projection.parents))
     sources = {source: n for n, source in enumerate(dict.fromkeys(every))}
     runs = {run: n for n, run in enumerate(dict.fromkeys(e.run for e in entries))}
@@ -278,11 +294,11 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
     if version != FORMAT_VERSION:
         columns = columns | DERIVED
         rows = [row + derived_row(entry) for row, entry in zip(rows, entries, strict=True)]
-    if has_generations := any(entry.generation for entry in entries):
+    if any(entry.generation for entry in entries):
         columns = columns | GENERATION
         rows = [(*row, entry.generation) for row, entry in zip(rows, entries, strict=True)]
     ranks = [[entry.ranks[threshold] for threshold in THRESHOLDS] for entry in entries]
-    tables = Tables(
+    return Tables(
         index=pack(columns, rows),
         sources=pack(SOURCE, [fields(source, SOURCE) for source in sources]),
         runs=pack(RUN, [fields(run, RUN) for run in runs]),
@@ -290,6 +306,10 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
         thresholds=np.array(THRESHOLDS, "<f8"),
         parents=None if version == FORMAT_VERSION else pack(PARENT, parent_rows(entries, sources)),
     )
+
+
+def _write_tables(file: Any, tables: Tables) -> None:
+    """Write every table; the index and the thresholds are the dimension scales of the table of ranks."""
     index = file.create_dataset("index", data=tables.index)
     if tables.parents is not None:
         file.create_dataset("parents", data=tables.parents)
@@ -302,17 +322,9 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
         dimension.attach_scale(scale)
         dimension.label = label
 
-    file.attrs["format"] = FORMAT
-    file.attrs["format_version"] = version
-    file.attrs["software"] = software()
-    # To the microsecond: every file has a name of its own, so no merge can write one of its inputs.
-    file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
-    file.attrs["description"] = _description(version, has_generations)
-    return tables
-
 
 def _description(version: int, has_generations: bool) -> str:
-    """What a stranger who has only the file needs to know, and how to read it."""
+    """An explanation of the layout, and how to read it, for a stranger who has only the file."""
     generations = _GENERATION_PROSE if has_generations else ""
     if version == FORMAT_VERSION:
         return _PROSE + generations + _PYTHON + _MATLAB
@@ -321,8 +333,8 @@ def _description(version: int, has_generations: bool) -> str:
     return _PROSE + _DERIVED_PROSE + generations + _DERIVED_PYTHON + _MATLAB
 
 
-def _part(data: Bytes) -> FileContents:
-    with _readable():
+def _contents(data: Bytes) -> FileContents:
+    with _as_unknown_format():
         file = File(data)
         if file.attributes.get("format") != FORMAT:
             raise UnknownFormatError("It is not a file of spectra.")
@@ -351,7 +363,7 @@ def _version(entries: Sequence[Entry]) -> int:
 
 
 def _offsets(values: Sequence[Values]) -> list[int]:
-    """Where each array begins in their concatenation, in elements."""
+    """The start of each array in their concatenation, in elements."""
     return [0, *accumulate(map(len, values))][:-1]
 
 
@@ -363,8 +375,8 @@ def _digest(*parts: bytes) -> str:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
-    """Whatever is wrong with verified bytes that are not ours becomes one sentence."""
+def _as_unknown_format() -> Iterator[None]:
+    """Turn any error in parsing verified bytes that this program did not write into one sentence."""
     try:
         yield
     except UnknownFormatError:
@@ -374,11 +386,11 @@ def _readable() -> Iterator[None]:
 
 
 def next_image() -> str:
-    """The name of an image in memory."""
+    """A unique name for an image in memory."""
     return f"image-{next(_number)}"
 
 
 @cache
 def software() -> str:
-    """This program and its version."""
+    """The name of this program and its version."""
     return f"rankscope-tui {version('rankscope-tui')}"

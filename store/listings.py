@@ -1,4 +1,5 @@
-"""What torch said of PyTorch files, kept so that opening one again needs no torch. Imports neither numpy nor h5py."""
+"""Listings of PyTorch files made with torch, kept so that opening a file again needs no torch. Imports neither numpy
+nor h5py."""
 
 from __future__ import annotations
 
@@ -15,17 +16,17 @@ _FOLDER = ".listings"
 
 
 class FileListings:
-    """Texts by key, each a file of `root`/.listings that begins with the digest of the rest.
+    """Texts by key, each in a file of `root`/.listings that begins with a digest of the rest.
 
-    Any number of processes may read and write at once. A full disk or a read-only store is no error: a listing that
-    is lost or damaged is made again.
+    Any number of processes may read and write at once. A full disk or a read-only store is not an error: a lost or
+    damaged listing is made again.
     """
 
     def __init__(self, root: Path) -> None:
         self._folder = Path(root) / _FOLDER
 
     def get(self, key: str) -> str | None:
-        """The text that was put under this key, None where there is none or it is damaged."""
+        """Return the text with this key, or None if it is missing or damaged."""
         try:
             checksum, _, text = regular_files.read_bytes(self._folder / key).partition(b"\n")
         except OSError:
@@ -33,7 +34,7 @@ class FileListings:
         return text.decode() if checksum == _checksum(text) else None
 
     def put(self, key: str, text: str) -> None:
-        """Keep a text under a key (a plain file name), if that is possible."""
+        """Save a text under a key (a plain file name), if possible."""
         data = text.encode()
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The models that a store holds spectra of: what there is of each, and its removal."""
+"""The models in a store: what is stored for each, and its removal."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from .spectra import SpectraStore
 class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
-    `spectra` counts those of the weights as they are, `weighted` those under weightings, by the name of the weighting
-    and, where that is not the raw one, the gauge (`norm`, `imatrix fixed`), `fixed` those in the fixed gauge and under
-    none: twins, noise and whatever else is made of them are no spectra of the model.
-    `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each; the
-    folder itself where it cannot be read.
+    `spectra` counts those of the unmodified weights; `weighted` those under weightings, by the name of the weighting
+    and, unless it is the raw one, the gauge (`norm`, `imatrix fixed`); `fixed` those in the fixed gauge without a
+    weighting. Twins, noise and other derived matrices are not counted. `damaged` lists files that are not served as
+    they are and files that were set aside, each with a sentence, or the folder itself if it cannot be read.
     """
 
     folder: str
@@ -37,24 +36,24 @@ class StoredModel:
 
     @property
     def unread(self) -> str:
-        """Why nothing of the folder can be read, "" where it can: a line for the user."""
+        """Why nothing in the folder can be read, as a line for the user; "" if it can."""
         return next((f"{path}: {sentence}" for path, sentence in self.damaged if path.name == self.folder), "")
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What was deleted of a model: spectra, and files that are none of theirs."""
+    """What was deleted for a model: spectra and other files."""
 
     spectra: int
     unread: int
-    """Files of a later version, or that could not be read."""
+    """Files of a later version, or unreadable ones."""
     damaged: int
     """Files that were set aside."""
     temporary: int
 
 
 def stored_models(root: Path) -> list[StoredModel]:
-    """The models that have spectra under `root`, sorted by name; none where there is no such folder."""
+    """The models that have spectra under `root`, sorted by name; none if there is no such folder."""
     if not Path(root).is_dir():
         return []
     found = (_stored_model(Path(root), path.name) for path in Path(root).iterdir() if _may_be_a_model(path))
@@ -62,22 +61,22 @@ def stored_models(root: Path) -> list[StoredModel]:
 
 
 def find_model(root: Path, names: Set[str]) -> StoredModel | None:
-    """The model of one of these names: a Hub id or path, or that of its folder under `root`; None if there is none."""
+    """The model with one of these names, a Hub id, a path or a folder name under `root`; None if there is none."""
     folders = {*names, *map(model_folder, names)}
     for name in names:
-        with suppress(RuntimeError):  # ~nobody
+        with suppress(RuntimeError):  # ~ of an unknown user
             folders.add(model_folder(Path(name).expanduser()))
     return next((model for model in stored_models(root) if model.folder in folders or model.name in names), None)
 
 
 def _may_be_a_model(path: Path) -> bool:
-    with suppress(PermissionError):  # of the root: what stands in it is named, with that reason
+    with suppress(PermissionError):  # of the root: the models in it are named, with that reason
         return path.is_dir() and is_model_folder(path.name)
     return is_model_folder(path.name)
 
 
 def _stored_model(root: Path, folder: str) -> StoredModel | None:
-    """None where nothing of ours is in the folder."""
+    """The model in a folder; None if no file in it is a store's."""
     store = SpectraStore(root, folder)
     stored = store.stored()
     damaged = dict(store.set_aside) | dict(store.damaged)
@@ -103,7 +102,7 @@ def remove_model(root: Path, folder: str) -> Removed:
 
     Raises:
         ValueError: `folder` is not the name of a folder directly under `root`.
-        OSError: it is not there, or a file cannot be deleted.
+        OSError: the folder does not exist, or a file cannot be deleted.
     """
     path = Path(root) / folder
     if folder in ("", ".", "..") or path.name != folder or path.is_symlink():
@@ -114,14 +113,14 @@ def remove_model(root: Path, folder: str) -> Removed:
     names = [file.name for file in path.iterdir() if segments.is_ours(file.name)]
     for name in names:
         (path / name).unlink(missing_ok=True)
-    with suppress(OSError):  # it holds files of somebody else
+    with suppress(OSError):  # it holds other files
         path.rmdir()
     damaged = sum(name.endswith(".damaged") for name in names)
     return Removed(spectra, unread, damaged, sum(name.startswith(".tmp") for name in names))
 
 
 def remove_spectra(root: Path, folder: str, is_meant: Callable[[Projection], bool]) -> int:
-    """Delete those spectra in `root`/`folder` that are meant; how many there were. The others stay.
+    """Delete the spectra in `root`/`folder` for which `is_meant` is true; return their number.
 
     Raises:
         OSError: a file cannot be read, written or deleted.

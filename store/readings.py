@@ -1,4 +1,4 @@
-"""What the bytes of each tensor were when they were read last, where its file does not vouch for them."""
+"""The latest digest of each tensor's bytes, for files whose identity does not guarantee their content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Newest = tuple[int, str, bytes]
 class LastRead:
     """The newest digest of each tensor (entries.tensor_name) over the rows of all files.
 
-    Mostly every row that read a tensor saw the same bytes, and nothing is compared row by row. Not thread-safe.
+    Usually every row that read a tensor saw the same bytes, and rows need not be compared one by one. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -23,11 +23,11 @@ class LastRead:
 
     @property
     def agree(self) -> bool:
-        """Whether no tensor is known to have been read with two digests."""
+        """Whether every tensor has been read with only one digest."""
         return self._newest is None
 
     def add(self, entries: Entries) -> None:
-        """Take in the rows of a file."""
+        """Add the rows of a file."""
         self._files.append(entries)
         if self._newest is not None:
             _compare(self._newest, entries)
@@ -35,11 +35,11 @@ class LastRead:
             self._newest = self._compared()
 
     def is_current(self, readings: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether these tensors, all of them in files that were added, still have these digests."""
+        """Whether these tensors still have these digests. All must be in files that were added."""
         return self._newest is None or all(self._newest[tensor][2] == digest for tensor, digest in readings)
 
     def replaced(self, tensor: bytes, digest: bytes) -> tuple[int, str] | None:
-        """Generation and time of what says that a tensor has another digest than this one, None where nothing does."""
+        """Generation and time of the newest reading of a tensor if its digest is not this one, else None."""
         if self._newest is None:
             if self._digests.get(tensor, digest) == digest:
                 return None
@@ -54,7 +54,7 @@ class LastRead:
         return newest
 
     def _take(self, entries: Entries) -> bool:
-        """Take in rows that agree with what is known; False where they do not."""
+        """Add rows that agree with what is known; return False if they do not."""
         read = entries.readings
         found = dict(zip(read.tensors, read.digests, strict=True))
         if not all(map(eq, map(found.__getitem__, read.tensors), read.digests)):

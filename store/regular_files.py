@@ -1,4 +1,4 @@
-"""Opening the files of a store, which others may have put there: regular files of a size that a store writes."""
+"""Opening files of a store that somebody else may have put there: only regular files of a plausible size."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import stat
 from pathlib import Path
 
 MOST_BYTES = 2**30
-"""No file of a store is larger: the largest that 64 directions of the largest matrices make is half of it."""
+"""No file of a store is larger: 64 sets of directions of the largest matrices take half of it."""
 
 
 def open_regular(path: Path) -> io.FileIO:
-    """A regular file, to be read. A pipe is never waited for, and a device never opened.
+    """Open a regular file for reading. It never waits for a pipe and never opens a device.
 
-    A link is followed where the reader made it, or where it leads to a file of whoever made it: not where somebody
-    else could have it lead to a file that only the reader may read.
+    A link is followed if the reader made it or if it leads to a file of whoever made it, but not if somebody else could
+    use it to expose a file that only the reader may read.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError: it is something else, or larger than any file of a store.
+        FileNotFoundError: there is no such file.
+        OSError: it is not a regular file, or larger than any file of a store.
     """
     link = path.lstat()
     if not stat.S_ISREG(path.stat().st_mode):
@@ -41,7 +41,7 @@ def open_regular(path: Path) -> io.FileIO:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a regular file.
+    """Read the bytes of a regular file.
 
     Raises:
         As `open_regular`.

@@ -1,7 +1,7 @@
-"""What is left of a damaged file: examined, written again, and said.
+"""Examining a damaged file, writing its intact spectra to a new one, and describing what is lost.
 
-A flipped bit costs one spectrum. Every spectrum has a checksum of its own, and the rest of a file a digest in its
-first bytes: so the spectra that are intact are known, and go into a new file before the damaged one is set aside.
+A flipped bit costs one spectrum: every spectrum has a checksum, and the first bytes hold a digest of the rest of the
+file. So the intact spectra are known, and are written to a new file before the damaged one is set aside.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .layout import FileContents, UnknownFormatError, build, parse, parse_damage
 from .segments import DamagedFile
 
 _MOST_NAMED = 20
-"""Addresses that a sentence names."""
+"""The most addresses in a sentence."""
 _CAUSE = "(a fault of the disk, or an edit)"
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What reading a whole file has shown: its rows, None where the damage is not among the values alone; which of
-    them have lost their values; and the others with theirs."""
+    """The result of reading a whole file: its rows, None unless the damage is confined to values; the rows whose values
+    are lost; and the intact spectra with their values."""
 
     part: FileContents | None
     lost: frozenset[int]
@@ -36,8 +36,8 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """Where a damaged file was set aside, and the file that has its intact spectra: name and rows, None where there
-    are none."""
+    """The path of a damaged file that was set aside, and the new file with its intact spectra: name and rows, or
+    None."""
 
     aside: Path
     name: str
@@ -45,11 +45,11 @@ class Renewed:
 
 
 def examine(path: Path) -> Damage:
-    """Read a file that seemed damaged once more, as a whole.
+    """Read a file that seemed damaged again, as a whole.
 
     Raises:
-        layout.UnknownFormatError: it is of another format version.
-        FileNotFoundError: it is gone: list again.
+        layout.UnknownFormatError: it has another format version.
+        FileNotFoundError: it is gone: list the folder again.
         OSError: it cannot be read.
     """
     data = segments.read(path)
@@ -64,9 +64,9 @@ def examine(path: Path) -> Damage:
 
 
 def renew(path: Path, damage: Damage) -> Renewed | None:
-    """Write what is intact into a new file, then set the damaged one aside.
+    """Write the intact spectra into a new file, then set the damaged one aside.
 
-    None where that cannot be done (a folder that can only be read, a full disk): the file stands as it stood.
+    Returns None if that is impossible (a read-only folder, a full disk): the damaged file stays as it was.
     """
     folder, kind = path.parent, path.name[:3]
     name, part = "", None
@@ -75,7 +75,7 @@ def renew(path: Path, damage: Damage) -> Renewed | None:
             image = build(*zip(*damage.intact, strict=True))
             name, part = segments.write_verified(folder, kind, image), image.part
         return Renewed(segments.set_aside(path), name, part)
-    except FileNotFoundError:  # another process was faster; what it wrote has the same spectra
+    except FileNotFoundError:  # another process was faster; its file has the same spectra
         return Renewed(path, name, part)
     except DamagedFile as damaged:
         _unlink(damaged.path)
@@ -86,7 +86,7 @@ def renew(path: Path, damage: Damage) -> Renewed | None:
 
 
 def load_aside(path: Path) -> FileContents | None:
-    """The rows of a file that was set aside, None where they cannot be read."""
+    """The rows of a file that was set aside; None if they cannot be read."""
     try:
         return parse_volume(path)
     except (OSError, UnknownFormatError):
@@ -94,7 +94,7 @@ def load_aside(path: Path) -> FileContents | None:
 
 
 def sentence(part: FileContents | None, lost: Sequence[Entry]) -> str:
-    """For the user, of a file that was found damaged now: what is lost."""
+    """A sentence for the user on what is lost in a file that was just found damaged."""
     if part is None:
         return f"Its bytes are not those that were written {_CAUSE}; all its spectra count as not computed."
     if not lost:
@@ -106,12 +106,12 @@ def sentence(part: FileContents | None, lost: Sequence[Entry]) -> str:
 
 
 def sentence_unread(lost: Sequence[Entry], error: OSError) -> str:
-    """For the user, of a file that can be read in part."""
+    """A sentence for the user on a file that can only be read in part."""
     return f"{_named(lost)} cannot be read ({error.strerror}) and {_counts(lost)} as not computed; the others can."
 
 
 def sentence_aside(part: FileContents | None, lost: Sequence[Entry]) -> str:
-    """For the user, of a file that was set aside before: what is still lost."""
+    """A sentence for the user on what is still lost in a file that was set aside before."""
     if part is None:
         return "It was found damaged and set aside; what it held cannot be told any more."
     if not lost:

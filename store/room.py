@@ -1,4 +1,4 @@
-"""Room on a disk: whether an error says that there is none, and how much there is."""
+"""Free space on a disk: whether an error is due to a full disk, and how much space is left."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk, or what the user may take of it, is full: it may have room later."""
+    """Whether an error means that the disk or the user's quota is full: there may be room later."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def free(folder: Path) -> int | None:
-    """Bytes that this user may still write in a folder; None where the file system does not say. Knows no quotas."""
+    """Bytes that this user may still write in a folder, ignoring quotas; None if the file system does not tell."""
     with suppress(OSError):
         found = os.statvfs(folder)
         return found.f_bavail * found.f_frsize
@@ -22,7 +22,7 @@ def free(folder: Path) -> int | None:
 
 
 def full_line(folder: Path, size: int) -> str:
-    """What to tell a user where so many bytes are to be saved and the disk is full: how much is missing, and where."""
+    """A line for the user when `size` bytes do not fit on a full disk: how much is missing, and where."""
     left = free(folder) or 0
     missing = f"{max(size - left, 1e5) / 1e6:.1f} MB missing" if left < size else "no quota or no inodes left"
     return f"full disk: {missing} in {folder}"

@@ -1,4 +1,4 @@
-"""Entries as rows of the tables of a file, and back."""
+"""Conversion between entries and the rows of a file's tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .entry import Entry
 
 
 def index_row(entry: Entry) -> TableRow:
-    """The columns of PROJECTION, RESULT and METRICS, in order; the digests of a derived row's parents lie with them."""
+    """The columns of PROJECTION, RESULT and METRICS, in order; a derived row's digests are stored with its parents."""
     return (
         *_projection_row(entry.projection),
         *fields(entry.provenance, PROVENANCE),
@@ -38,7 +38,7 @@ def derived_row(entry: Entry) -> TableRow:
 
 
 def parent_rows(entries: Sequence[Entry], sources: Mapping[Source, int]) -> list[TableRow]:
-    """The columns of PARENT, in order; `sources` gives the row of each source."""
+    """The columns of PARENT, in order; `sources` maps each source to its row."""
     return [
         (row, *_projection_row(parent), digest, sources[parent.source])
         for row, entry in enumerate(entries)
@@ -48,17 +48,17 @@ def parent_rows(entries: Sequence[Entry], sources: Mapping[Source, int]) -> list
 
 
 def fields(item: object, names: Mapping[str, str]) -> TableRow:
-    """The attributes of these names."""
+    """The attributes of an object with these names."""
     return tuple(getattr(item, name) for name in names)
 
 
 def entry_at(
     row: Mapping[str, Any], projection: Projection, run: Run, digests: tuple[str, ...], ranks: Mapping[float, int]
 ) -> Entry:
-    """The entry of a row of the index, by the names of its columns."""
+    """The entry of a row of the index, given by column name."""
     made = Provenance(**{name: row[name] for name in PROVENANCE}, clipped=row.get("clipped", 0.0))
     provenance = made
-    if not row.get("weighting"):  # which states bounds that no shape tells
+    if not row.get("weighting"):  # weighted rows state bounds that the shape does not tell
         provenance = _with_bounds_that_hold(made, *[row[name] for name in ("rows", "cols", "sigma_max", "sigma_min")])
     numbers = {name: None if isnan(row[name]) else row[name] for name in METRICS}
     return Entry(
@@ -67,13 +67,14 @@ def entry_at(
 
 
 def _with_bounds_that_hold(made: Provenance, rows: int, cols: int, top: float, low: float) -> Provenance:
-    """What an old solver stated of its error is replaced where it does not hold; `top` and `low` are as in METRICS."""
+    """Replace the error bound stated by an old solver where it does not hold; `top` and `low` are sigma_max and
+    sigma_min."""
     accuracy = bounds.anew(made.solver, made.solver_version, (rows, cols), (top, low), made.frobenius_norm)
     return made if accuracy is None else replace(made, error_bound=accuracy[0], noise_floor=accuracy[1])
 
 
 def projection_at(row: Mapping[str, Any], sources: Sequence[Source], made: Derived | None) -> Projection:
-    """The projection that the columns of PROJECTION tell of, and `source_id`."""
+    """The projection described by the columns of PROJECTION and `source_id`."""
     axis, index = row["slice_axis"], row["slice_index"]
     places = row["slice_groups"], row["slice_offset"], row["slice_width"]
     return Projection(
@@ -97,9 +98,9 @@ def projection_at(row: Mapping[str, Any], sources: Sequence[Source], made: Deriv
 
 
 def derived_at(row: Mapping[str, Any], parents: tuple[Projection, ...]) -> Derived | None:
-    """How the matrix of a row is made of these parents, None where it is one of a checkpoint.
+    """How the matrix of a row is made from these parents; None for a matrix of a checkpoint.
 
-    Rows of format version 1 tell all that is derived in the column `null`.
+    In format version 1 twins are the only derived rows; the column `null` marks them.
     """
     if "formula" not in row:
         return FLIPPED if row["null"] == FLIPPED.formula else None

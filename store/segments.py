@@ -1,9 +1,9 @@
 """Immutable files named by the digest of their bytes: write, read, verify, merge, sweep.
 
-A file appears under its name only when it is complete and on the disk, and never changes after
-that; so a kill or a power cut leaves at most a temporary file, writers need no lock, and a reader
-knows a damaged file by its name alone. Of 10,162 spectra reported as saved in 400 kills and 22,255
-in 200 power cuts none was lost; one HDF5 file written in place lost all of them in a power cut.
+A file gets its name only when it is complete and on the disk, and never changes after that. So a kill or a power cut
+leaves at most a temporary file, writers need no lock, and a reader recognises a damaged file by its name. Of 10,162
+spectra reported as saved in 400 kills and 22,255 in 200 power cuts none was lost; one HDF5 file written in place lost
+all of them in a power cut.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .room import free, is_full
 SEGMENT = "seg"
 VOLUME = "vol"
 VOLUME_BYTES = 64 * 2**20
-"""A volume is at most this large: a merge holds its inputs and its output in memory."""
+"""Maximal size of a volume: a merge holds its inputs and its output in memory."""
 
 _NAME = re.compile(r"(seg|vol)-[0-9a-f]{32}\.h5")
 _DAMAGED = re.compile(r"(seg|vol)-[0-9a-f]{32}\.h5\.damaged")
@@ -43,10 +43,10 @@ class DamagedFile(Exception):  # noqa: N818 - what it is, not what to do about i
 
 
 def names(folder: Path) -> list[str]:
-    """The segments and volumes in a folder, sorted; none where there is no folder.
+    """The names of the segments and volumes in a folder, sorted; none if the folder does not exist.
 
-    A listing is no snapshot: it may miss the volume that a merge adds and its inputs as well. The
-    next one then sees the volume; so the folder is listed until two listings agree (20 us each).
+    A listing is no snapshot: it may miss both the volume that a merge adds and its inputs. The next listing then has
+    the volume; so the folder is listed until two listings agree (20 us each).
     """
     found = None
     while found != (listed := _list(folder)):
@@ -55,7 +55,7 @@ def names(folder: Path) -> list[str]:
 
 
 def damaged_names(folder: Path) -> list[str]:
-    """The files in a folder that were set aside as damaged, sorted."""
+    """The names of the files in a folder that were set aside as damaged, sorted."""
     try:
         return sorted(path.name for path in folder.iterdir() if _DAMAGED.fullmatch(path.name))
     except FileNotFoundError:
@@ -63,12 +63,12 @@ def damaged_names(folder: Path) -> list[str]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a store wrote the file of this name: segment, volume, damaged or temporary."""
+    """Whether a file of this name is a store's: segment, volume, damaged or temporary."""
     return any(pattern.fullmatch(name) for pattern in (_NAME, _DAMAGED, TEMPORARY))
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files in a folder that a store wrote, as far as it can be read."""
+    """Bytes of a store's files in a folder, as far as it can be read."""
     total = 0
     with suppress(OSError):
         for path in folder.iterdir():
@@ -78,17 +78,17 @@ def size(folder: Path) -> int:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder, so that it outlives a power cut, and sweep what dead processes left in it."""
+    """Make the folder durably, so that it survives a power cut, and sweep what dead processes left in it."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     for parent in reversed(missing):
         parent.mkdir(exist_ok=True)
         sync_folder(parent.parent)
-    sync_folder(folder.parent)  # another process may have made it a moment ago, and not synced yet
+    sync_folder(folder.parent)  # another process may just have made it, and not synced it yet
     sweep(folder)
 
 
 def write(folder: Path, kind: str, data: bytes) -> str:
-    """A new file of `kind` (SEGMENT or VOLUME) with these bytes; its name, once it is on the disk.
+    """Write a new file of `kind` (SEGMENT or VOLUME) with these bytes; return its name once it is on the disk.
 
     Raises:
         OSError: the disk is full or fails; no other file was touched.
@@ -99,10 +99,10 @@ def write(folder: Path, kind: str, data: bytes) -> str:
 
 
 def load(path: Path) -> bytes:
-    """The bytes of a segment or volume, verified whole.
+    """Read and verify the whole of a segment or volume.
 
     Raises:
-        DamagedFile: they are not the bytes that the name promises.
+        DamagedFile: the bytes do not match the digest in the name.
         FileNotFoundError: the file is gone, its contents are in a newer volume: list again.
         OSError: the file cannot be read.
     """
@@ -113,22 +113,22 @@ def load(path: Path) -> bytes:
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a file, whatever they are.
+    """Read the bytes of a file without verifying them.
 
     Raises:
         FileNotFoundError, OSError: as `load`.
     """
-    with _gone():
+    with _stale_as_gone():
         return regular_files.read_bytes(path)
 
 
 def is_whole(path: Path, data: bytes) -> bool:
-    """Whether these are the bytes that the name of the file promises."""
+    """Whether these bytes match the digest in the name of the file."""
     return blake2b(data, digest_size=16).hexdigest() == path.stem[4:]
 
 
 class FileSpectrum(NamedTuple):
-    """An entry as it lies in a file: the checksum of its values, and these, None where they are damaged."""
+    """An entry in a file, the checksum of its values, and the values, None if they are damaged."""
 
     entry: Entry
     crc32: int
@@ -136,7 +136,7 @@ class FileSpectrum(NamedTuple):
 
 
 def spectra_in(data: bytes, part: FileContents) -> Iterator[FileSpectrum]:
-    """Each spectrum of a whole file."""
+    """Yield each spectrum of a whole file."""
     for row, entry in enumerate(part.entries):
         place = part.place(row)
         values = decode(memoryview(data)[place.start : place.start + place.size], place)
@@ -144,10 +144,10 @@ def spectra_in(data: bytes, part: FileContents) -> Iterator[FileSpectrum]:
 
 
 def load_part(path: Path) -> FileContents:
-    """The index of a file, verified before a byte of it is parsed.
+    """Read the index of a file, verified before any of it is parsed.
 
-    A segment is verified whole, a volume without its values: they are most of its bytes, and are
-    verified one spectrum at a time when they are read. A merge verifies its inputs whole.
+    A segment is verified whole, a volume without its values: these are most of its bytes, and are verified one spectrum
+    at a time when they are read. A merge verifies its inputs whole.
 
     Raises:
         layout.UnknownFormatError: intact, but written by something else or by a later version.
@@ -158,21 +158,21 @@ def load_part(path: Path) -> FileContents:
             return parse(load(path))
         except OSError as error:
             if error.errno != errno.EIO:
-                raise  # else a sector that may lie among the values
-    with _gone():
+                raise  # else a bad sector, which may be among the values
+    with _stale_as_gone():
         part = parse_volume(path)
-    # Damaged, or of a later version that marks its volumes in another way: the whole digest tells.
+    # Damaged, or of a later version that marks its volumes in another way: the digest of the whole file decides.
     return parse(load(path)) if part is None else part
 
 
 def load_values(path: Path, places: Iterable[ValuesPlace]) -> list[Values]:
-    """The values at each place, as `decode` gives them, verified.
+    """Read and verify the values at each place, as `decode` returns them.
 
     Raises:
         DamagedFile, FileNotFoundError, OSError: as `load`.
     """
     loaded = []
-    with _gone(), regular_files.open_regular(path) as file:
+    with _stale_as_gone(), regular_files.open_regular(path) as file:
         for place in places:
             values = decode(os.pread(file.fileno(), place.size, place.start), place)
             if values is None:
@@ -182,7 +182,7 @@ def load_values(path: Path, places: Iterable[ValuesPlace]) -> list[Values]:
 
 
 def is_tight(folder: Path, more: int) -> bool:
-    """Whether, after so many bytes more, a disk would have no room to merge the segments that it holds."""
+    """Whether the disk would have no room to merge the segments on it once `more` further bytes are written."""
     left = free(folder)
     if left is None or left - more > VOLUME_BYTES:  # a merge writes no more than that
         return False
@@ -191,27 +191,27 @@ def is_tight(folder: Path, more: int) -> bool:
 
 
 def unreadable(path: Path, places: Iterable[ValuesPlace]) -> set[int]:
-    """Where those of these places start whose bytes the disk does not give back.
+    """Return the starts of the places whose bytes the disk cannot read.
 
     Raises:
-        OSError: it gives back nothing of the file.
+        OSError: nothing in the file can be read.
     """
-    with _gone(), regular_files.open_regular(path) as file:
+    with _stale_as_gone(), regular_files.open_regular(path) as file:
         os.pread(file.fileno(), 1, 0)
-        return {place.start for place in places if not _gives(file.fileno(), place.start, place.size)}
+        return {place.start for place in places if not _is_readable(file.fileno(), place.start, place.size)}
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that nobody reads it again; where it stands now, for its owner to see.
+    """Rename a damaged file, so that it is not read again; return its new path, to be shown to its owner.
 
     Raises:
-        OSError: it is gone already, or stands in a folder that can only be read.
+        OSError: it is gone already, or its folder is read-only.
     """
     return path.rename(path.with_name(f"{path.name}.damaged"))
 
 
 def write_verified(folder: Path, kind: str, image: Image) -> str:
-    """A new file, as `write`, that was read back and holds what it should.
+    """Write a new file as `write` does, read it back and check that it holds the right spectra; return its name.
 
     Raises:
         DamagedFile: the disk does not give back what was written to it.
@@ -225,10 +225,10 @@ def write_verified(folder: Path, kind: str, image: Image) -> str:
 
 
 def plan(sizes: Mapping[str, int]) -> list[list[str]]:
-    """Which files (name -> bytes) to merge into one volume each: every segment, and some volumes.
+    """The groups of files (name -> bytes) to merge into one volume each: every segment, and some volumes.
 
-    A volume is merged again only with at least half its size in new data: so a spectrum is
-    rewritten a few times in its life, and not once in every merge.
+    A volume is merged again only with new data of at least half its size: so a spectrum is rewritten a few times in
+    all, and not in every merge.
     """
     batches: list[list[str]] = [[]]
     filled = 0
@@ -249,12 +249,12 @@ def plan(sizes: Mapping[str, int]) -> list[list[str]]:
 def merge(folder: Path, inputs: list[str]) -> None:
     """Write the spectra of `inputs`, files of one format version, into one volume; once that is verified, unlink them.
 
-    Safe against kills and against other mergers without a lock: a file is unlinked only when one
-    that was made after it, and therefore never is an input of a merge that made it, holds all its
-    spectra. Spectra that two mergers wrote twice become one again.
+    Safe against kills and against other mergers without a lock: a file is unlinked only when all its spectra are in a
+    file that was made after it and so cannot be an input of the merge that made it. Spectra that two mergers wrote
+    twice are unified in a later merge.
 
     Raises:
-        DamagedFile, layout.UnknownFormatError, FileNotFoundError: of an input; nothing was written.
+        DamagedFile, layout.UnknownFormatError, FileNotFoundError: an input is at fault; nothing was written.
         OSError: the disk is full or fails; every input is still there.
     """
     found: dict[object, tuple[Entry, Values]] = {}
@@ -266,16 +266,17 @@ def merge(folder: Path, inputs: list[str]) -> None:
             found[entry.projection.key, entry.generation, entry.computed_at, entry.run, crc32] = entry, values
     image = build(*zip(*found.values(), strict=True))
     if len(image.data) > VOLUME_BYTES and len(inputs) > 1:
-        merge(folder, inputs[:-1])  # every text column is as wide as the widest input's: leave one out
+        merge(folder, inputs[:-1])  # text columns are as wide as the widest input's: leave one out
         return
     write_verified(folder, VOLUME, image)
     for name in inputs:
-        with suppress(OSError):  # another merger was faster; or it stays, and is a duplicate
+        with suppress(OSError):  # another merger was faster; or it stays, as a duplicate
             (folder / name).unlink()
 
 
 def remove(folder: Path, name: str, keys: Set[str]) -> None:
-    """Write the spectra of a file but those of these keys into a new one; once that is verified, unlink it.
+    """Write the spectra of a file except those with these keys into a new one; once that is verified, unlink the old
+    one.
 
     Raises:
         As `merge`.
@@ -293,10 +294,10 @@ def remove(folder: Path, name: str, keys: Set[str]) -> None:
 
 
 def merge_as_fits(folder: Path, inputs: list[str]) -> None:
-    """`merge`, on a disk that is nearly full in steps: of as many files at once as there is room for.
+    """Merge as `merge` does; on a disk that is nearly full in steps, each of as many files as there is room for.
 
     Raises:
-        As `merge`; what is full by then has not room for two.
+        As `merge`; ENOSPC if there is not even room to merge two files.
     """
     left, most = inputs, len(inputs)
     while left:
@@ -311,7 +312,7 @@ def merge_as_fits(folder: Path, inputs: list[str]) -> None:
             most = len(left)
 
 
-def _gives(handle: int, start: int, count: int) -> bool:
+def _is_readable(handle: int, start: int, count: int) -> bool:
     try:
         os.pread(handle, count, start)
     except OSError:
@@ -327,8 +328,8 @@ def _list(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _gone() -> Iterator[None]:
-    """NFS says ESTALE for a file that another host has unlinked."""
+def _stale_as_gone() -> Iterator[None]:
+    """Raise FileNotFoundError for ESTALE, which NFS reports for a file that another host has unlinked."""
     try:
         yield
     except OSError as error:

@@ -31,29 +31,29 @@ __all__ = ["DamagedFile", "Entry", "SpectraStore", "entry_of"]
 
 _MERGE_AT = 32  # segments that are worth a merge: each costs about 2 ms to open
 _FILE_BYTES, _ROW_BYTES = 13_000, 450  # of a file, and of each spectrum in it beside its values
-_VERIFIED = 256  # spectra that are verified together: at 4096 values each 8 MB
+_VERIFY_BATCH = 256  # spectra that are verified together: at 4096 values each 8 MB
 
 
 class SpectraStore:
     """The spectra in `root`/`model` (a `model_folder`), by content key.
 
-    Creating one reads nothing and makes neither folder nor thread: the first question reads the
-    index, the first `put` makes folder and thread. Every method may be called from any thread.
+    The constructor reads nothing and makes neither folder nor thread: the first method that needs the index reads it,
+    the first `put` makes folder and thread. Every method may be called from any thread.
 
-    Where a key was computed more than once, the newest counts: what is put counts against what was read before,
-    whatever the clocks say, and against what was not by the time when it was computed. Where a local file
-    was changed in place, so that its identity stands but the bytes of a tensor do not, nothing that was
+    Where a key was computed more than once, the newest result counts: a `put` replaces whatever was read before, even
+    if the clocks disagree; results that were not read before are ordered by their time of computation. Where a local
+    file was changed in place, so that its identity is the same but the bytes of a tensor are not, nothing that was
     computed from the old bytes is served.
     """
 
     def __init__(self, root: Path, model: str) -> None:
         self.folder = Path(root) / model
-        self.saved = 0  # spectra that this object has saved
+        self.saved = 0  # spectra saved by this object
         self._writer = Writer(self._save, self._wait)
-        self._told: Callable[[str], None] = _nobody
+        self._tell: Callable[[str], None] = lambda _: None
         self._prepared = False
         self._is_full = False
-        self._segments = 0  # that were written here since the last merge
+        self._segments = 0  # written by this object since the last merge
         self._watch = FolderWatch(self.folder)
         self._merging = threading.Lock()
         self._lock = threading.RLock()  # guards what follows
@@ -70,31 +70,31 @@ class SpectraStore:
 
     @property
     def damaged(self) -> list[tuple[Path, str]]:
-        """Files that were found not to be served as they stand, with a sentence for the user.
+        """Files that are not served as they are, each with a sentence for the user.
 
-        Damaged ones have been set aside under the path given, what was intact in them stands in others, and the
-        sentence names what is lost; in a folder that can only be read they are served where they stand. Files of a
-        later version, and files that cannot be read, stand where they stood.
+        Damaged files have been set aside under the given path, their intact spectra written to new files, and the
+        sentence names what is lost; in a read-only folder they are served where they are. Files of a later version, and
+        files that cannot be read, stay where they were.
         """
         with self._lock:
             return self._files.damaged
 
     @property
     def set_aside(self) -> list[tuple[Path, str]]:
-        """Damaged files that stand in the folder, set aside now or before, with a sentence that says what of them is
-        not computed again."""
+        """Damaged files in the folder that were set aside, now or before, each with a sentence that names those of its
+        spectra that have not been computed again."""
         with self._lock:
             self._load()
             return list(self._files.set_aside())
 
     def lost(self) -> list[Entry]:
-        """The spectra that are damaged and not computed again, as far as their files still tell."""
+        """The entries of spectra that are damaged and not computed again, as far as their files can be read."""
         with self._lock:
             self._load()
             return self._files.index.all_lost()
 
     def has(self, key: str) -> bool:
-        """Whether a valid spectrum of this key is saved."""
+        """Whether a valid spectrum with this key is saved."""
         with self._lock:
             self._load()
             return self._files.index.has(key)
@@ -106,7 +106,7 @@ class SpectraStore:
             return self._files.index.entry(key)
 
     def stored(self) -> Stored:
-        """All that is saved, by key, as it is now: entries are made of it when they are asked for. Reads no values."""
+        """A snapshot of all that is saved, by key; entries are made on demand. Reads no values."""
         with self._lock:
             self._load()
             return self._files.index.stored()
@@ -116,11 +116,11 @@ class SpectraStore:
         return list(self.stored().values())
 
     def values(self, keys: Iterable[str]) -> dict[str, Values]:
-        """What is stored by key, read-only: singular values, float64, descending, shape (projection.count,); of leading
-        directions their numbers, float32, shape (projection.stored_count,).
+        """Read the stored numbers of these keys, as read-only arrays: singular values, float64, descending, shape
+        (projection.count,); for leading directions float32, shape (projection.stored_count,).
 
         A key that is not saved is not in the result. Nor is one whose values turn out to be damaged: it counts as not
-        computed, and is named in `damaged` with its file. The others of that file are served.
+        computed, and `damaged` names it with its file. The other spectra of that file are served.
 
         Raises:
             OSError: a file cannot be read.
@@ -128,7 +128,7 @@ class SpectraStore:
         return {key: values for key, (_, values) in self._read(keys).items()}
 
     def get(self, key: str) -> Spectrum:
-        """The spectrum of a key.
+        """Read the spectrum of a key.
 
         Raises:
             KeyError: it is not saved, or turns out to be damaged.
@@ -140,12 +140,12 @@ class SpectraStore:
     def put(self, spectrum: Spectrum) -> Future[None]:
         """Save a spectrum. The future is done when file and folder are synced to the disk.
 
-        It holds an OSError, which names the folder, if they could not be: everything saved before is safe,
-        and the store goes on with the next. Where the disk is full it waits for room, see `listen`.
+        If that failed, the future holds an OSError that names the folder: everything saved before is safe, and the
+        store goes on with the next spectrum. If the disk is full, the spectrum waits for room, see `listen`.
 
         Raises:
-            ValueError: the values are not float64 of shape (projection.count,), or of directions float32 of
-                shape (projection.stored_count,).
+            ValueError: the values are not float64 of shape (projection.count,), or for directions float32 of shape
+                (projection.stored_count,).
             RuntimeError: the store is closed.
         """
         values, wanted = spectrum.values, (spectrum.projection.stored_count,)
@@ -156,20 +156,19 @@ class SpectraStore:
         return self._writer.put(spectrum)
 
     def listen(self, tell: Callable[[str], None]) -> None:
-        """Have `tell` called, from the writer's thread, with a line that says what is missing whenever the disk is
-        found full, and with "" once there is room again and saving goes on."""
-        self._told = tell
+        """Have the writer's thread call `tell` with a line on a full disk, and with "" once saving goes on."""
+        self._tell = tell
 
     def verify(self, keys: Iterable[str] | None = None) -> None:
-        """Read the values of these keys, None: every byte of every file. What is damaged is dealt with as in `values`.
+        """Check the values of these keys or, for None, every byte of every file; for damage see `values`.
 
         Raises:
             OSError: a file cannot be read.
         """
         if keys is not None:
             wanted = list(keys)
-            for start in range(0, len(wanted), _VERIFIED):
-                self._read(wanted[start : start + _VERIFIED])
+            for start in range(0, len(wanted), _VERIFY_BATCH):
+                self._read(wanted[start : start + _VERIFY_BATCH])
             return
         with self._lock:
             self._load()
@@ -179,13 +178,13 @@ class SpectraStore:
                 segments.load(self.folder / name)
             except DamagedFile as damage:
                 self._rescue(damage.path)
-            except FileNotFoundError:  # merged by another process: what that wrote it has read back
+            except FileNotFoundError:  # merged by another process, which has verified what it wrote
                 self.refresh()
-            except OSError:  # a bad sector: which spectra are in it
+            except OSError:  # a bad sector: find the spectra in it
                 self._read(self._keys_in(name))
 
     def refresh(self) -> None:
-        """See what other processes have written since; where nothing changed, a listing and no more."""
+        """Read what other processes have written since; where nothing changed this costs one listing."""
         with self._lock:
             begun = self._watch.begin()
             self._loaded = True
@@ -193,23 +192,21 @@ class SpectraStore:
             self._watch.end(begun)
 
     def look(self) -> bool:
-        """`refresh`, at the price of asking for the time of a folder while nothing changes in it.
+        """Refresh if the folder has changed; otherwise this costs only reading its time.
 
-        Returns whether any other process has saved spectra here since the index was read first.
+        Returns whether any other process has saved spectra here since the index was first read.
         """
         if self._watch.is_changed():
             self.refresh()
         return self._files.has_company
 
     def news(self) -> set[str]:
-        """The keys of spectra in files of other processes that came or went since this was last asked; a merge
-        names those that it moves."""
+        """Return the keys in other processes' files that came or went since the last call, also by a merge."""
         with self._lock:
             return self._files.take_news()
 
     def tidy(self) -> None:
-        """What opens a store for writing begins with this: sweep what killed processes left half written, and merge
-        what they left in small files.
+        """Sweep and merge what killed processes left; called by whatever opens a store for writing.
 
         Raises:
             OSError: as `merge`.
@@ -218,7 +215,7 @@ class SpectraStore:
         self.merge()
 
     def merge(self) -> None:
-        """Merge segments into volumes where there are 32 or more of a format version; otherwise a listing and no more.
+        """Merge segments where there are 32 or more of one format version; otherwise this costs one listing.
 
         Spectra are safe whatever happens: a merge removes nothing before its result is verified.
 
@@ -236,13 +233,13 @@ class SpectraStore:
                     self._merge(names)
 
     def remove(self, keys: Set[str]) -> None:
-        """Delete the spectra of these keys, older ones of them too; nothing else is lost.
+        """Delete all results with these keys, older ones too; nothing else is lost.
 
         Raises:
             OSError: a file cannot be read, written or deleted.
         """
         with self._merging, self._lock:
-            for _ in range(2):  # what is intact in a damaged file is written again, and removed there
+            for _ in range(2):  # the second round finds what the first has saved from a damaged file
                 self.refresh()
                 for name in segments.names(self.folder):
                     part = self._files.index.parts.get(name)
@@ -254,9 +251,9 @@ class SpectraStore:
             self.refresh()
 
     def close(self) -> int:
-        """Finish what is pending, merge if it is due, end the thread. Reading goes on working.
+        """Finish what is pending, merge if that is due, end the thread. Reading remains possible.
 
-        Returns how many spectra are not saved because the disk is full.
+        Returns the number of spectra that are not saved because the disk is full.
         """
         lost = self._writer.close()
         with suppress(OSError):  # nothing is lost: the next program that opens the store merges
@@ -264,7 +261,7 @@ class SpectraStore:
         return lost
 
     def _save(self, spectra: list[Spectrum]) -> None:
-        """One new segment, of spectra of one format version; called by the writer's thread."""
+        """Write one new segment with spectra of one format version; called by the writer's thread."""
         with self._lock:
             successor = self._files.index.successor
             entries = [replace(entry, generation=successor(entry)) for entry in map(entry_of, spectra)]
@@ -282,12 +279,13 @@ class SpectraStore:
             self.saved += len(spectra)
         self._segments += 1
         if self._segments >= _MERGE_AT:
-            with suppress(OSError):  # nothing is lost: it is tried again after as many more
+            with suppress(OSError):  # nothing is lost: the next attempt is after as many more
                 self.merge()
             self._segments = 0
 
     def _write(self, data: bytes) -> str:
-        """A new segment; the name of its file. Room that merging gives is taken before the disk counts as full."""
+        """Write a new segment; return its name. The disk counts as full only if merging segments makes no room
+        either."""
         if not self._prepared:
             segments.prepare(self.folder)
         self._prepared = False  # after a failure look again: the folder may have been removed
@@ -305,7 +303,7 @@ class SpectraStore:
         return name
 
     def _merge_all(self) -> None:
-        """Merge what segments there are, whether that is due or not, as far as there is room for it."""
+        """Merge all segments, due or not, as far as there is room."""
         with suppress(OSError), self._merging:
             with self._lock:
                 self.refresh()
@@ -315,9 +313,9 @@ class SpectraStore:
                     self._merge(names)
 
     def _wait(self, pending: list[Spectrum]) -> None:
-        """The disk is full, and these wait for room; none: there is room again. Called by the writer's thread."""
+        """Tell the listener how much room the pending spectra lack; with none pending, that there is room."""
         size = _FILE_BYTES + sum(spectrum.values.nbytes + _ROW_BYTES for spectrum in pending)
-        self._told(room.full_line(self.folder, size) if pending else "")
+        self._tell(room.full_line(self.folder, size) if pending else "")
 
     def _merge(self, names: list[str]) -> None:
         """Merge files of one format version."""
@@ -349,7 +347,7 @@ class SpectraStore:
                 self.refresh()
 
     def _read(self, keys: Iterable[str]) -> dict[str, tuple[StoredRow, Values]]:
-        """Row and values of the keys that are saved, a file at a time."""
+        """Read row and values for those of the keys that are saved, file by file."""
         wanted = set(keys)
         read: dict[str, tuple[StoredRow, Values]] = {}
         while files := self._places(wanted - read.keys()):
@@ -359,7 +357,8 @@ class SpectraStore:
         return read
 
     def _values_in(self, name: str, rows: list[StoredRow]) -> list[Values]:
-        """The values of some rows of a file; none where it is damaged or gone: the index then tells where they are."""
+        """Read the values of some rows of a file; [] if it is damaged or gone: the index then knows where they are
+        now."""
         places = [found.place for found in rows]
         try:
             return segments.load_values(self.folder / name, places)
@@ -382,7 +381,7 @@ class SpectraStore:
         return part.entries.keys if part else []
 
     def _places(self, keys: Iterable[str]) -> dict[str, list[StoredRow]]:
-        """The rows of these keys that count, by file."""
+        """The rows that count for these keys, by file."""
         files: dict[str, list[StoredRow]] = {}
         with self._lock:
             self._load()
@@ -398,7 +397,3 @@ def _is_due(names: Iterable[str]) -> bool:
 
 def _segments_in(names: Iterable[str]) -> int:
     return sum(name.startswith(segments.SEGMENT) for name in names)
-
-
-def _nobody(_: str) -> None:
-    """Where nobody listens."""

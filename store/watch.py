@@ -1,4 +1,4 @@
-"""Whether a folder has changed, by its time: one question to the file system instead of a listing."""
+"""Detecting changes of a folder by its time stamp, which is one system call instead of a listing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 SETTLED_SECONDS = 2.0
-"""Two changes in one tick of the file system's clock leave one time: a time is trusted when a listing began that much
-after it was seen first. FAT counts in steps of 2 s, others in milliseconds."""
+"""Two changes within one tick of the file system's clock leave the same time: a time is trusted only if a listing began
+this long after it was first seen. FAT counts in steps of 2 s, other file systems in milliseconds."""
 
 Stamp: TypeAlias = tuple[int, int, int, int] | None
 
@@ -28,18 +28,19 @@ class FolderWatch:
         return not is_settled or stamp != self._stamp()
 
     def begin(self) -> tuple[Stamp, float]:
-        """To be called before a listing, and given to `end` after it."""
+        """Call this before a listing, and pass the result to `end` after it."""
         return self._stamp(), time.monotonic()
 
     def end(self, begun: tuple[Stamp, float]) -> None:
-        """All that was in the folder at `begun` has been seen."""
+        """Record that a listing has seen everything that was in the folder at `begun`."""
         stamp, now = begun
         before, since, _ = self._listed
         first = since if stamp == before else now
         self._listed = stamp, first, now - first >= SETTLED_SECONDS
 
     def _stamp(self) -> Stamp:
-        """None where there is no folder, or it cannot be asked. A right that is given changes st_ctime alone."""
+        """The folder's times; None if there is none or they cannot be read. A changed permission changes only
+        st_ctime."""
         with suppress(OSError):
             found = self._folder.stat()
             return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev

@@ -14,9 +14,10 @@ from .layout import version_of
 from .room import is_full
 
 BATCH = 64
-"""Spectra a file at most: 0.24 ms each in batches of 64, 3.2 ms alone; a slow disk makes larger batches."""
+"""Maximal number of spectra in a segment: 0.24 ms each in batches of 64, 3.2 ms one by one. A slow disk leads to larger
+batches."""
 RETRY_SECONDS = 1.0
-"""Between two looks whether a full disk has room again."""
+"""Seconds between two attempts to write to a full disk."""
 
 _Pending: TypeAlias = tuple[Spectrum, "Future[None]"]
 
@@ -24,22 +25,22 @@ _Pending: TypeAlias = tuple[Spectrum, "Future[None]"]
 class Writer:
     """Calls `save` with up to BATCH spectra of one format version, on a thread that the first `put` starts.
 
-    Where `save` finds the disk full it is tried with fewer spectra, and when not even one fits, again every
-    RETRY_SECONDS: until then everything stays pending. `waits` hears of each such try, with the spectra that are
-    pending, and of the end with none.
+    If `save` finds the disk full, it is called with fewer spectra, and if not even one fits, again every RETRY_SECONDS:
+    until then everything stays pending. `on_full` is called before each such pause with the pending spectra, and with
+    none once there is room again.
     """
 
-    def __init__(self, save: Callable[[list[Spectrum]], None], waits: Callable[[list[Spectrum]], None]) -> None:
+    def __init__(self, save: Callable[[list[Spectrum]], None], on_full: Callable[[list[Spectrum]], None]) -> None:
         self._save = save
-        self._waits = waits
-        self._pending: dict[int, deque[_Pending]] = {}  # by format version: a file is of one
+        self._on_full = on_full
+        self._pending: dict[int, deque[_Pending]] = {}  # by format version: a file holds one
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._lost = 0
 
     def put(self, spectrum: Spectrum) -> Future[None]:
-        """Have `save` called with this spectrum; the future is done when it has returned.
+        """Queue a spectrum for `save`; the future is done when `save` has returned.
 
         Raises:
             RuntimeError: the writer is closed.
@@ -59,7 +60,7 @@ class Writer:
     def close(self) -> int:
         """Finish what is pending and end the thread; may be called again.
 
-        Returns how many spectra a full disk had no room for: their futures hold the error.
+        Returns the number of spectra that found no room on a full disk: their futures hold the error.
         """
         with self._changed:
             self._closed = True
@@ -79,7 +80,7 @@ class Writer:
                 most = BATCH
                 if is_waiting:
                     is_waiting = False
-                    self._waits([])
+                    self._on_full([])
                 continue
             with self._changed:
                 self._queue(batch[0][0]).extendleft(reversed(batch))
@@ -89,10 +90,10 @@ class Writer:
                 self._wait(full)
 
     def _write(self, batch: list[_Pending]) -> Exception | None:
-        """Save a batch; the error where the disk is full, and the batch is still to be saved."""
+        """Save a batch; return the error if the disk is full and the batch is still to be saved."""
         try:
             self._save([spectrum for spectrum, _ in batch])
-        except Exception as error:  # noqa: BLE001 - told to whoever waits for it; the next batch goes on
+        except Exception as error:  # noqa: BLE001 - the futures hold it; the next batch goes on
             if is_full(error):
                 return error
             for _, future in batch:
@@ -103,7 +104,7 @@ class Writer:
         return None
 
     def _wait(self, full: Exception) -> None:
-        """Until it is time to look again whether there is room; once closed, give up what is pending."""
+        """Wait until the next attempt to write to a full disk; once closed, give up what is pending."""
         with self._changed:
             closed, pending = self._closed, [item for queue in self._pending.values() for item in queue]
             if closed:
@@ -114,12 +115,12 @@ class Writer:
             for future in lost:
                 future.set_exception(full)
             return
-        self._waits([spectrum for spectrum, _ in pending])
+        self._on_full([spectrum for spectrum, _ in pending])
         with self._changed:
             self._changed.wait_for(lambda: self._closed, RETRY_SECONDS)
 
     def _take(self, most: int) -> list[_Pending]:
-        """Wait for work: at most so many spectra, of one format version; empty only when closed and finished."""
+        """Wait for work: at most `most` spectra of one format version; empty only when closed and finished."""
         while True:
             with self._changed:
                 while not self._pending and not self._closed:
@@ -136,5 +137,5 @@ class Writer:
 
 
 def _is_wanted(future: Future[None]) -> bool:
-    """Whether nobody cancelled it; one that comes back from a full disk is running already."""
+    """Whether the future was not cancelled; one that comes back from a full disk is already running."""
     return future.running() or future.set_running_or_notify_cancel()

@@ -1,1 +1,1 @@
-"""Second moments of what flows into projections, from files, imatrix and moments, and from models that run."""
+"""Second moments of the inputs of projections: read from files (imatrix, moments), or measured on a running model."""

@@ -1,4 +1,4 @@
-"""Second moments of inputs with a last feature that is always 1, as of matrices with their biases as a last column."""
+"""Second moments of inputs with a last feature that is always 1, for matrices with their biases as a last column."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..spectrum import Projection
 from .file_weighting import FileWeighting
 
 APPENDED = "appended:"
-"""What stands before the file of moments, where an operand names it."""
+"""The prefix of the file's name in operands."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppendedWeighting:
-    """See moment.Weighting: a file of moments that has the means of the inputs, see biases.appended."""
+    """The Weighting of a file that has the means of the inputs, with moments made by biases.appended."""
 
     under: FileWeighting
 

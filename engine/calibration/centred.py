@@ -1,4 +1,4 @@
-"""Second moments about the mean, C - mu mu^T with mu = E[x], for display: what factors cost is uncentred."""
+"""Second moments about the mean, C - mu mu^T with mu = E[x]. Only for display: what factors cost is uncentred."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..spectrum import Operand, Values, digest
 from .moment_reader import FeatureOrder, MomentReader, StackedMatrix
 
 _ROUNDING = 1e-3
-"""How far mu^2 of a feature may lie above its E[x^2], in parts of it: sums in float32 round, and may count one token
-in the one and not in the other."""
+"""How far mu^2 of a feature may lie above its E[x^2], relative to that: sums in float32 round, and one of them may
+include a token that the other does not."""
 
 
 def centred_moment(
     held: MomentReader, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None
 ) -> Moment:
-    """As MomentReader.moment, about the mean. Its digest is never that of the moment about 0.
+    """As MomentReader.moment, but about the mean. Its digest differs from that of the moment about 0.
 
     Raises:
-        UnseenError, WeightsError: as MomentReader.moment and MomentReader.mean, or these are not of the same tokens.
+        UnseenError, WeightsError: as MomentReader.moment and MomentReader.mean, or these are from different tokens.
     """
     moment = held.moment(name, cols, matrix, order)
     (whole,) = moment.operands
@@ -31,12 +31,12 @@ def centred_moment(
     mean = held.mean(name, cols, matrix, order)
     load = partial(_less, whole.load, mean, printable(name))
     if moment.form == "diagonal":
-        load()  # small: what cannot be used is refused before anything is computed
+        load()  # small, so errors can be raised before anything is computed
     return Moment(moment.form, cols, (Operand(digest("centred", whole.digest, mean.tobytes()), load),))
 
 
 def _less(load: Callable[[], Values], mean: Values, shown: str) -> Values:
-    """What `load` gives, C or its diagonal, less mu mu^T or its diagonal."""
+    """C or its diagonal, which `load` returns, minus mu mu^T or its diagonal."""
     whole = load()
     squares, means = (whole if whole.ndim == 1 else whole.diagonal()), mean * mean
     if (means > squares * (1 + _ROUNDING)).any():

@@ -1,7 +1,7 @@
-"""The input features that llama.cpp's converter puts in another order than they have in a model's own files.
+"""Matrices whose input features have another order in GGUF than in the model's own files.
 
-It permutes rows of many queries and keys, which leaves their input as it is; of these few matrices it permutes the
-columns, so that heads which share a key stand where ggml repeats it.
+llama.cpp's converter permutes the rows of many queries and keys, which does not affect their input. For the few
+matrices here it permutes the columns, so that heads which share a key have the order in which ggml repeats it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .moment_reader import FeatureOrder
 
 
 class Shuffled(NamedTuple):
-    """Matrices of a `block` and `role`, in these model types, whose columns change places.
+    """Matrices of a `block` and `role`, in these model types, whose columns are permuted.
 
-    They belong to as many heads as the number `heads` of config.json says, in as many groups as `groups` says. A
-    model's own files hold group after group; GGUF the first head of every group, then the second of every group ...
+    `heads` and `groups` are the names in config.json of how many heads they have, in how many groups. A model's own
+    files hold group after group; GGUF the first head of every group, then the second of every group ...
     """
 
     model_types: tuple[str, ...]
@@ -36,16 +36,16 @@ SHUFFLED = (
     Shuffled(("plamo",), "attention", "output", "n_shared_head", "num_attention_heads"),
     Shuffled(
         ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp", "qwen4_exp_text"),
-        *("linear_attention", "output", "linear_num_key_heads", "linear_num_value_heads"),
+        "linear_attention", "output", "linear_num_key_heads", "linear_num_value_heads",
     ),
-)
+)  # fmt: skip
 
 
 def order_of(projection: Projection, config: Mapping[str, Any], name: str) -> FeatureOrder | None:
-    """Where a file, which calls a tensor `name`, has each input feature of a projection; None where order is the same.
+    """The place of each input feature of a projection in a file that calls its tensor `name`; None for the same order.
 
     Raises:
-        WeightsError: it is another, and config.json does not say which.
+        WeightsError: the order differs, and config.json does not give it.
     """
     model_is_gguf, file_is_gguf = is_gguf(projection.tensor), is_gguf(name)
     if model_is_gguf == file_is_gguf:
@@ -67,5 +67,5 @@ def order_of(projection: Projection, config: Mapping[str, Any], name: str) -> Fe
 
 
 def is_gguf(name: str) -> bool:
-    """Whether a tensor is called as in GGUF files."""
+    """Return whether a tensor has a name as in GGUF files."""
     return name.startswith("blk.")

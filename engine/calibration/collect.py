@@ -1,4 +1,4 @@
-"""Running a model over sequences of tokens, and summing what flows into its projections."""
+"""Running a model over sequences of tokens, and summing the second moments of its projections' inputs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     import torch
 
 HELD_OUT = 8
-"""One sequence in so many is held out."""
+"""Every HELD_OUT-th sequence is held out."""
 _TRIED = 8
-"""Tokens that are run to see which modules they reach, in which order, and which of these share an input."""
+"""How many tokens are run to see which modules they reach, in which order, and which of these share an input."""
 _SHARE = 0.6
-"""Of what is free on a GPU: the activations of a sequence need room beside the sums."""
+"""The share of a GPU's free memory that sums may take: the activations of a sequence need room too."""
 
 
 @dataclass(frozen=True)
 class CollectionPlan:
-    """What is summed in each pass, and what text does not reach. `full`: see Sums."""
+    """The inputs that are summed in each pass, and those that text does not reach. `full`: see Sums."""
 
     passes: tuple[tuple[Fed, ...], ...]
     unreached: tuple[Fed, ...]
@@ -35,26 +35,26 @@ class CollectionPlan:
 
     @property
     def fed(self) -> list[Fed]:
-        """All inputs, in the order in which the model comes to them."""
+        """All inputs, in the order in which the model computes them."""
         return [fed for group in self.passes for fed in group]
 
     @property
     def bytes(self) -> int:
-        """Of all sums, position 0 and held-out sequences included."""
+        """How many bytes all sums take, including those of position 0 and of held-out sequences."""
         return sum(self.bytes_of(group) for group in self.passes)
 
     @property
     def device_bytes(self) -> int:
-        """What the largest pass holds on the device beside the model."""
+        """How many bytes the largest pass takes on the device, in addition to the model."""
         return max(map(self.bytes_of, self.passes), default=0)
 
     def bytes_of(self, group: Sequence[Fed]) -> int:
-        """Of the sums of some inputs."""
+        """How many bytes the sums of some inputs take."""
         return sum(bytes_of(fed.cols, self.full(fed)) for fed in group)
 
 
 def room(device: str) -> int | None:
-    """Bytes that sums may take on a GPU beside the model; None on the CPU, where all of them are kept in any case."""
+    """How many bytes sums may take on a GPU; None on the CPU, where all of them are kept anyway."""
     if device == "cpu":
         return None
     import torch
@@ -63,18 +63,18 @@ def room(device: str) -> int | None:
 
 
 def is_full(fed: Fed) -> bool:
-    """Whether all of x x^T is summed: up to 8192 input features; of experts, which are many, x^2."""
+    """Return whether all of x x^T is summed: up to 8192 input features. For experts, which are many, only x^2 is."""
     return fed.cols <= WIDEST and all(p.expert is None for p in fed.projections)
 
 
 def make_plan(model: torch.nn.Module, fed: Sequence[Fed], ids: Sequence[int], most: int | None) -> CollectionPlan:
-    """What to sum, by a run over some tokens; in as many passes as `most` bytes on the device ask for.
+    """Run a few tokens to see what to sum, and divide it into passes that take at most `most` bytes on the device.
 
     Raises:
-        InputError: the model does not run on text, or one input alone needs more room.
+        InputError: the model does not run on text, or a single input needs more room.
     """
     calls: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
-    kept: list[torch.Tensor] = []  # or another would take the place of one that is gone
+    kept: list[torch.Tensor] = []  # keeps them alive, as a freed tensor's address may be used again
 
     def take(one: Fed, rows: torch.Tensor, _: torch.Tensor | None) -> None:
         kept.append(rows)
@@ -94,7 +94,7 @@ def make_plan(model: torch.nn.Module, fed: Sequence[Fed], ids: Sequence[int], mo
 
 
 def _is_expert(fed: Fed) -> bool:
-    """A few tokens do not reach every expert, and what reaches it is a part of them."""
+    """Return whether it feeds an expert: a few tokens do not reach every expert, and each gets a part of them."""
     return any(p.expert is not None for p in fed.projections)
 
 
@@ -120,8 +120,8 @@ def _passes(fed: Sequence[Fed], most: int | None) -> Iterator[tuple[Fed, ...]]:
 
 
 class Collector:
-    """Sums over sequences as they are run; every eighth is held out. `seen` may be read under `lock` at any time: then
-    the counts are those of the sums."""
+    """Sums inputs over sequences as they are run; every eighth sequence is held out. `seen` may be read at any time
+    under `lock`, so that counts and sums agree."""
 
     def __init__(self, model: torch.nn.Module, plan: CollectionPlan) -> None:
         self.lock = threading.Lock()
@@ -129,7 +129,7 @@ class Collector:
         self._model, self._plan = model, plan
 
     def run(self, sequences: Sequence[Sequence[int]], tell: Callable[[int, int], None]) -> None:
-        """Run all sequences as often as there are passes; `tell` hears of how many of all runs are done.
+        """Run all sequences, once for each pass; `tell` is called with how many runs are done, and how many there are.
 
         Raises:
             InputError: the model does not run on them.
@@ -160,8 +160,8 @@ class Collector:
 
 @contextmanager
 def _watching(fed: Sequence[Fed], take: Take) -> Iterator[None]:
-    """Inside, `take` hears of all that flows into these modules."""
-    from .routed import Routed  # torch, and a class of it to derive from
+    """Within this context, `take` is called with all inputs of these modules."""
+    from .routed import Routed  # imports torch, as it derives from a class of it
 
     stacks: dict[Any, dict[tuple[str, int], Fed]] = defaultdict(dict)
     with ExitStack() as hooks:
@@ -179,7 +179,7 @@ def _watching(fed: Sequence[Fed], take: Take) -> Iterator[None]:
 
 
 def _arrived(fed: Fed, take: Take, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """A module was called. Where it is given as many rows as there are tokens, they are in their order."""
+    """Hand on the input of a module that is called. Unless it is an expert, rows of one sequence are in its order."""
     import torch
 
     x: torch.Tensor = args[0] if args else next(iter(kwargs.values()))

@@ -1,4 +1,4 @@
-"""A GGUF file as transformers loads it, saved as a checkpoint of transformers: names, config.json and tokenizer."""
+"""Converting a GGUF file to a checkpoint of transformers, with its names, config.json and tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .running import load
 
 
 def convert(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
-    """Save it to a folder, its numbers in a type of weights.WRITTEN. The whole model is in memory meanwhile.
+    """Save a GGUF file to a folder as transformers loads it, with numbers in a type of weights.WRITTEN. Meanwhile the
+    whole model is in memory.
 
     Raises:
         InputError: transformers cannot load it, or not all of it, or cannot save it.
@@ -21,12 +22,12 @@ def convert(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
     loaded: tuple[Any, Any] = load(checkpoint, "cpu", TORCH_NAMES[dtype])
     model, tokenizer = loaded
     if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
-        quantizer.remove_quantization_config(model)  # all of it is dequantised, and is to be saved so
+        quantizer.remove_quantization_config(model)  # the model is dequantised, and saved so
     try:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     except OSError:
         raise
-    except Exception as error:  # noqa: BLE001 - transformers raises what its parts do: of all of it the first line
+    except Exception as error:  # noqa: BLE001 - transformers raises whatever its parts do; the first line is shown
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"transformers cannot save {printable(checkpoint.name)}: {printable(reason, 300)}") from None

@@ -1,4 +1,4 @@
-"""Whether a file of second moments is of another model, as far as names and layers tell: widths may be the same."""
+"""Signs that a file of second moments belongs to another model: names and numbers of layers, as widths may agree."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NO_NAMES = _TUNED | {"base", "imatrix", "imat", "moments", "gguf", "dat", "safe
 def doubts(
     file: str, architecture: str, name: str, layers: int, model: str, config: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Lines on what points to another model than `model`, whose config.json is `config` ({} where it is not known).
+    """Yield lines on what suggests that a file belongs to another model than `model`.
 
-    `file` is what the user calls the file; `architecture` and `name` of a model stand in it, "" where they do not;
-    `layers` is how many it has moments of.
+    `config` is the model's config.json, {} if not known. `file` is the file's name as the user gives it; `architecture`
+    and `name` are those of a model in the file, "" if missing; `layers` is how many layers it has moments for.
     """
     inner = inner_config(config, "")
     kind = str(inner.get("model_type") or "")
-    # Of a GGUF file the same word; config.json has others: Mistral's are of the architecture llama in GGUF.
+    # Only GGUF uses the same words: by config.json a Mistral is a "mistral", in GGUF its architecture is "llama".
     if "architectures" not in config and kind and architecture not in ("", kind, "imatrix"):
         yield f"it was made of {printable(architecture, 40)}, and this model is {printable(kind, 40)}"
     for said in (file, name):
@@ -41,9 +41,9 @@ def doubts(
 
 
 def _contradiction(name: str, model: str) -> str:
-    """What a name says of a model that another model's name contradicts, "" where they agree.
+    """The words in a name that contradict a model's name, "" if they agree.
 
-    A name without a number of parameters may be of anything, and tells nothing.
+    A name without a number of parameters may belong to any model: it contradicts nothing.
     """
     said, own = set(_SIZE.findall(name)), set(_SIZE.findall(model))
     if not said or not own:
@@ -62,7 +62,7 @@ def _contradiction(name: str, model: str) -> str:
 
 
 def _versions(name: str) -> dict[str, set[str]]:
-    """The words of a name that may be of a family of models, with the numbers behind them, "" for none."""
+    """The words of a name that may name a family of models, with the version numbers after them, "" for none."""
     found: dict[str, set[str]] = defaultdict(set)
     for word, number in _WORD.findall(name):
         if word not in _NO_NAMES:

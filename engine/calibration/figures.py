@@ -1,4 +1,4 @@
-"""Computing what a calibration says of a projection beside its spectrum, from sums and weights."""
+"""Computing the figures of projections under a calibration from sums and weights: k90, held-out energy, position 0."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _THRESHOLD = 0.9
 
 
 def figures(checkpoint: Checkpoint, seen: Mapping[Fed, Sums], device: str) -> Iterator[tuple[Projection, Figures]]:
-    """Of every projection that tokens reached and that can be read. Computed in float64 on the device."""
+    """Yield the figures of each projection that tokens reached and that can be read; in float64 on the device."""
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-    last: tuple[str, Any] | None = None  # experts of one stack come one behind the other
+    last: tuple[str, Any] | None = None  # experts of one stack come one after the other
     for fed, sums in seen.items():
         if not sums.tokens:
             continue
@@ -64,14 +64,14 @@ def _energy(w: torch.Tensor, c: torch.Tensor) -> float:
 
 
 def _times(w: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """W C; a vector is the diagonal of C."""
+    """W C; a vector `c` is the diagonal of C."""
     return w * c if c.dim() == 1 else w @ c
 
 
 def _spectrum(w: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The eigenvalues of W C W^T, descending, as many as the smaller side of W, and their vectors in columns.
 
-    The best approximation of W of rank k under C is U U^T W, U the first k of them (Eckart and Young, of W C^1/2).
+    The best approximation of W with rank k under C is U U^T W, U the first k vectors (Eckart and Young for W C^1/2).
     """
     if len(w) <= w.shape[1]:
         squares, left = torch.linalg.eigh(_times(w, c) @ w.T)

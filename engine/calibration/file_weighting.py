@@ -1,4 +1,4 @@
-"""A file of second moments as what weights a model's projections; and opening it, whatever its layout."""
+"""The weighting of a model's projections by a file of second moments, and opening such a file, whatever its layout."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ from .said import ENOUGH, Figures, Said, names_known, scarce_line
 
 _WANTED = "an imatrix of llama.cpp or a file of moments"
 ABOUT_MEAN = f"{CENTRED_NAME}:"
-"""What stands before the file of moments about the mean, where an operand names it."""
-_ZIP = b"PK\x03\x04"  # of which foreign.content says how to open it as a model
+"""The prefix of the file's name in operands that hold moments about the mean."""
+_ZIP = b"PK\x03\x04"  # foreign.content would tell how to open it as a model, which is no help here
 
 
 class FileWeighting:
-    """See moment.Weighting: the second moments that a file holds of a model's inputs.
+    """The Weighting (see moment.py) of a model by the second moments in a file.
 
-    `named` is the file's name, on the Hub with its repo, and `file` what another process would open. `model` is the
-    name of the model, `config` its config.json ({} where it is not known), which tells in which order GGUF has the
-    input features of some matrices. `warnings` are lines the user should see: that the file may be of another model.
-    `is_centred`: of moments about the mean, which are for display alone, since what factors cost is uncentred.
+    `named` is the file's name for the user, with its repo if it is on the Hub, `file` the one with which another
+    process opens it. `model` is the name of the model, `config` its config.json ({} if not known), which gives the
+    order in which GGUF has the input features of some matrices. `warnings` are lines for the user if the file may
+    belong to another model. `is_centred`: take moments about the mean, only for display, as what factors cost is
+    uncentred.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class FileWeighting:
 
     @property
     def name(self) -> str:
-        """See Weighting: "imatrix", "moments", or CENTRED_NAME of either about its mean."""
+        """See Weighting: "imatrix" or "moments", or CENTRED_NAME for either of them about its mean."""
         return CENTRED_NAME if self.is_centred else self._held.kind
 
     @property
@@ -68,16 +69,16 @@ class FileWeighting:
         return self._held.tokens_read
 
     def said(self, projections: Iterable[Projection]) -> Said:
-        """What the file says of these, which are under this weighting, beside their spectra."""
+        """What the file tells of these projections under this weighting, in addition to their moments."""
         found = {p.address: made for p in projections if p.rows and not p.problem and (made := self._figures(p))}
-        enough = 0 if self._held.kind == "imatrix" else ENOUGH  # it is never all of C, and needs fewer
+        enough = 0 if self._held.kind == "imatrix" else ENOUGH  # an imatrix is only a diagonal, and needs fewer
         lines = filter(None, (self._on_position_0(), scarce_line(found.values(), enough)))
         is_split = self.is_centred or self._held.is_split
         known = {*names_known(found.values()), *([] if is_split else ["sink"])}
         return Said(found, tuple(lines), is_split, known, enough)
 
     def _figures(self, p: Projection) -> Figures | None:
-        """Those in the file, where they are of what is shown: uncentred, and of W without a gauge. Else the tokens."""
+        """The figures in the file if they fit what is shown: uncentred and in no gauge. Else only the tokens."""
         known = self._held.figures.get(p.address)
         if known is not None and known.cols == p.cols:
             is_meant = not self.is_centred and p.derived is not None and p.derived.formula.startswith(WEIGHED)
@@ -87,7 +88,7 @@ class FileWeighting:
         return Figures(tokens, p.cols) if tokens else None
 
     def _on_position_0(self) -> str:
-        """Why it is not said what position 0 holds, "" where it is, or does not matter."""
+        """Why the energy of position 0 is not known, "" if it is or does not matter."""
         if self.is_centred:
             return ""
         if not self._held.is_split:
@@ -103,7 +104,7 @@ class FileWeighting:
 
         Raises:
             UnseenError: no token of the calibration reached it.
-            WeightsError: there is none that can be used.
+            WeightsError: the file has no usable moment for it.
         """
         name, matrix, order = self._place(projection)
         if self.is_centred:
@@ -116,16 +117,16 @@ class FileWeighting:
         """The mean E[x] of a projection's input, shape (cols,).
 
         Raises:
-            WeightsError: the file has none that can be used.
+            WeightsError: the file has no usable one.
         """
         name, matrix, order = self._place(projection)
         return self._held.mean(name, projection.cols, matrix, order)
 
     def tokens(self, projection: Projection) -> float:
-        """How many tokens the moment of a projection is of; 0 where none reached it.
+        """How many tokens reached the input of a projection.
 
         Raises:
-            WeightsError: the file does not say.
+            WeightsError: the file does not tell.
         """
         name, matrix, _ = self._place(projection)
         tokens = self._held.tokens_of(name, matrix)
@@ -135,10 +136,10 @@ class FileWeighting:
         return tokens
 
     def _place(self, projection: Projection) -> tuple[str, StackedMatrix | None, FeatureOrder | None]:
-        """Which tensor of the file has its input, which matrix of that, and in which order.
+        """The tensor of the file that has a projection's input, the matrix if it is a stack, and the feature order.
 
         Raises:
-            WeightsError: none has.
+            WeightsError: no tensor has it.
         """
         if not projection.cols:
             raise WeightsError(f"{printable(projection.tensor)} is not a matrix")
@@ -149,12 +150,12 @@ class FileWeighting:
 
 
 def open_weighting(text: str, model: str, config: Mapping[str, Any], is_centred: bool = False) -> FileWeighting:
-    """Open what a user names: a file, else `org/name/file` or `org/name@revision/file` on the Hub; told by its content.
+    """Open the file that a user names: one here, else `org/name/file` or `org/name@revision/file` on the Hub.
 
-    `model`, `config` and `is_centred`: see FileWeighting.
+    Its layout is recognised by its content. `model`, `config` and `is_centred`: see FileWeighting.
 
     Raises:
-        InputError: no such file, it cannot be had, or it holds something else.
+        InputError: there is no such file, it cannot be read, or it holds something else.
     """
     path = _path(text)
     file = path or hub.file_of(text)
@@ -175,7 +176,7 @@ def open_weighting(text: str, model: str, config: Mapping[str, Any], is_centred:
 
 
 def _path(text: str) -> Path | None:
-    """The file here that a user names, None where it may be one on the Hub."""
+    """The file here that a user names, None if it may be one on the Hub."""
     try:
         path = Path(text).expanduser()
         if path.is_dir():

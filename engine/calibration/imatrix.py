@@ -1,7 +1,7 @@
 """Importance matrices of llama.cpp: the mean square of each input feature of a tensor, E[x^2].
 
 Both layouts are those of llama.cpp's tools/imatrix/imatrix.cpp: a GGUF file with `<tensor>.in_sum2` and
-`<tensor>.counts`, and the older .dat, names with their numbers one behind the other.
+`<tensor>.counts`, and the older .dat, where each name is followed by its numbers.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _SHOWN = 3
 
 
 class ImatrixSums(NamedTuple):
-    """Where the sums of squares of a tensor's input lie, one matrix of a stack behind the other, and the tokens they
-    go over: `counts` for each matrix, or where it is None `calls`, the number of chunks, for all of them alike.
-    `plain` are the sums of x in the order of those of squares, which newer files have.
+    """Where the sums for a tensor's input lie in the file: `squares`, one matrix of a stack after the other, and how
+    many tokens they sum: `counts` for each matrix or, if that is None, `calls`, the number of chunks, for all of them.
+    `plain` are the sums of x, in the order of `squares`, which newer files have.
     """
 
     squares: Tensor
@@ -48,8 +48,8 @@ class ImatrixSums(NamedTuple):
 
 @dataclass(frozen=True)
 class Imatrix:
-    """An importance matrix; `sums` by the name of the tensor whose input they are of. `chunks` is how many chunks of
-    `chunk_size` tokens it was made of, each 0 where the file does not say. `said`: see MomentReader.
+    """An importance matrix: the `sums` of each tensor's input, by the tensor's name. `chunks` is from how many chunks
+    of `chunk_size` tokens it was made; both are 0 if the file does not tell. `said`: see MomentReader.
     """
 
     sums: Mapping[str, ImatrixSums]
@@ -65,12 +65,12 @@ class Imatrix:
 
     @property
     def figures(self) -> Mapping[str, Figures]:
-        """See MomentReader: none."""
+        """See MomentReader: an imatrix has none."""
         return {}
 
     @property
     def tokens_read(self) -> frozenset[str] | None:
-        """See MomentReader: it does not say."""
+        """See MomentReader: an imatrix does not tell."""
         return None
 
     @property
@@ -91,8 +91,8 @@ class Imatrix:
     def moment(self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None) -> Moment:
         """See MomentReader: E[x^2].
 
-        Its digest is that of what both layouts hold of the numbers (see `_settled`): spectra under the two files of
-        one run are the same.
+        Its digest is that of the numbers as both layouts hold them (see `_settled`), so that the two files of one run
+        give the same keys.
         """
         sums, counts = self.sums[name], self._counts(name)
         matrices, index = self._matrices(name, cols, matrix), matrix.number if matrix else 0
@@ -104,14 +104,14 @@ class Imatrix:
         if not np.isfinite(means).all() or means.min() < 0:
             fault = "a sum of squares is negative" if np.isfinite(means).all() else "a sum of squares is not finite"
             raise WeightsError(f"{_of(name, matrix)} has no usable moments: {fault}")
-        if matrices > len(counts) and (means == 1.0).all():  # what llama.cpp writes where it has no count of its own
+        if matrices > len(counts) and (means == 1.0).all():  # what llama.cpp writes if an expert has no count
             raise UnseenError.of(_of(name, matrix))
         calls = sums.calls or (math.ceil(counts.max() / self.chunk_size) if self.chunk_size else 1)
         seen = digest(means.shape, _settled(means, calls).astype("<f4").tobytes())
         return Moment("diagonal", cols, (Operand(seen, partial(self._means, squares, count, order)),))
 
     def tokens_of(self, name: str, matrix: StackedMatrix | None) -> float | None:
-        """See MomentReader. The older layout counts chunks, and one count for all experts is none of each."""
+        """See MomentReader. None for the older layout, which counts chunks, and if all experts share one count."""
         sums, counts = self.sums[name], self._counts(name)
         if sums.counts is None or (matrix is not None and matrix.number >= len(counts) > 1):
             return None
@@ -134,15 +134,15 @@ class Imatrix:
         return means
 
     def _matrices(self, name: str, cols: int, matrix: StackedMatrix | None) -> int:
-        """How many matrices of so many columns the sums of a tensor are of, of which `matrix` is one.
+        """How many matrices with `cols` columns the sums of a tensor cover; `matrix` must be one of them.
 
         Raises:
-            WeightsError: none, or not that one.
+            WeightsError: the sums do not fit, or do not cover `matrix`.
         """
         total, stated = self.sums[name].squares.shape[0], len(self._counts(name))
         matrices, rest = divmod(total, cols)
         if stated == 1 and matrix is not None and matrix.of and total % matrix.of == 0:
-            stated = matrix.of  # one count for all of them does not say how many they are
+            stated = matrix.of  # one count for all of them does not tell how many there are
         if rest or not matrices or stated not in (1, matrices) or (matrices > 1 and matrix is None):
             raise WeightsError(f"{printable(name)} takes {total // stated} input features in the file, not {cols}")
         if matrix is not None and matrix.number >= matrices:
@@ -152,10 +152,10 @@ class Imatrix:
         return matrices
 
     def _counts(self, name: str) -> Values:
-        """Over how many tokens, or chunks, the sums of each matrix of a tensor go; one number may stand for all.
+        """How many tokens, or chunks, were summed for each matrix of a tensor; there may be one number for all.
 
         Raises:
-            WeightsError: they cannot be read, or are no counts.
+            WeightsError: the counts cannot be read, or are impossible.
         """
         if (known := self._counted.get(name)) is not None:
             return known
@@ -177,9 +177,9 @@ class Imatrix:
 def _settled(means: Values, calls: int) -> NDArray[np.float32]:
     """E[x^2] as both layouts of one run give it, to the last bit.
 
-    The .dat holds E[x^2] rounded to float32, times the number of chunks, rounded again. Dividing that and rounding
-    once more need not give what went in, but what comes out stays the same when it goes through again. So the numbers
-    of a GGUF file, too, are sent through it once; they change by less than 2e-7 of themselves.
+    The .dat holds E[x^2] rounded to float32, times the number of chunks, rounded again. Dividing that and rounding once
+    more may change the number, but a second round trip changes it no more. So the numbers of a GGUF file take the round
+    trip too; they change by less than 2e-7 of themselves.
     """
     with np.errstate(over="ignore"):  # one that overflows is infinite in both
         rounded = means.astype(np.float32) * np.float32(calls)
@@ -187,7 +187,7 @@ def _settled(means: Values, calls: int) -> NDArray[np.float32]:
 
 
 def _row(sums: Tensor, cols: int, index: int) -> Tensor:
-    """Of the sums of a stack those of one matrix of `cols` input features."""
+    """The sums of one matrix of a stack, with `cols` input features."""
     begin = sums.begin + 4 * cols * index
     return sums._replace(shape=(cols,), begin=begin, end=begin + 4 * cols)
 
@@ -197,7 +197,7 @@ def _of(name: str, matrix: StackedMatrix | None) -> str:
 
 
 def read_gguf(file: Path) -> Imatrix | None:
-    """The importance matrix in a GGUF file, None where it holds something else.
+    """The importance matrix in a GGUF file, None if it holds something else.
 
     Raises:
         InputError: it cannot be read, is truncated or damaged.
@@ -221,7 +221,11 @@ def read_gguf(file: Path) -> Imatrix | None:
 
 
 def _checked(file: Path, name: str, found: Mapping[str, Tensor]) -> ImatrixSums:
-    """The sums of a tensor with their counts, both flat."""
+    """The sums of a tensor with their counts, both flat.
+
+    Raises:
+        InputError: there are no counts, or sums or counts are empty or no float32.
+    """
     squares, counts = found[name + SUMS], found.get(name + COUNTS)
     if counts is None:
         raise InputError(f"{_damaged(file)}: it has sums of {printable(name)} and no counts")
@@ -240,9 +244,9 @@ def _positive(value: Any) -> int:
 
 
 def read_legacy(file: Path) -> Imatrix:
-    """The importance matrix in a file of the older layout; only where its numbers lie is noted.
+    """The importance matrix in a file of the older layout. Its numbers are not read yet, only their places are noted.
 
-    Little-endian: int32 entries; of each int32 length, name, int32 chunks, int32 values, float32 values. What may
+    Little-endian: int32 entries; for each int32 length, name, int32 chunks, int32 values, float32 values. These may
     follow: int32 chunks, int32 length, name of the data set.
 
     Raises:
@@ -265,20 +269,20 @@ def read_legacy(file: Path) -> Imatrix:
 
 
 class _Walk:
-    """A cursor over a file of the older layout that never leaves it, nor reads the values."""
+    """A cursor over a file of the older layout that checks its bounds and skips the values."""
 
     def __init__(self, file: Path, handle: BinaryIO, size: int, source: Source) -> None:
         self._file, self._handle, self._size, self._source = file, handle, size, source
 
     def count(self, what: str, limit: int) -> int:
-        """The next number, which says how many there are of something."""
+        """Read the next number, a count of at most `limit`."""
         (number,) = struct.unpack("<i", self._take(4))
         if not 0 < number <= limit:
             raise InputError(f"{_damaged(self._file)}: it states {number} {what}")
         return int(number)
 
     def entry(self) -> tuple[str, ImatrixSums]:
-        """The name of a tensor, and where its sums lie."""
+        """Read the name of a tensor and where its sums lie."""
         name = self._take(self.count("letters of a name", _MAX_NAME)).decode("utf-8", "replace")
         (calls,) = struct.unpack("<i", self._take(4))
         values = self.count(f"values of {printable(name)}", (1 << 31) - 1)
@@ -290,7 +294,7 @@ class _Walk:
         return name, ImatrixSums(Tensor(name, "F32", (values,), self._file, begin, end, self._source), calls=calls)
 
     def trailer(self) -> tuple[int, str]:
-        """The number of chunks and the data set, 0 and "" where they are not there or cut off."""
+        """Read the number of chunks and the data set, 0 and "" if they are missing or cut off."""
         rest = self._handle.read(8 + 4096)
         if len(rest) < 8:
             return 0, ""

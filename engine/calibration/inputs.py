@@ -1,4 +1,4 @@
-"""Which of a file's tensors has the input of a projection: by its own name, else by what the catalogue says of both."""
+"""Finding the tensor of a file that has the input of a projection: by its name, else by its place in the catalogue."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _LINEAR = {
     "gate_b": ("ssm_g_b",),
     "output": ("ssm_out", "attn_output"),
 }
-"""What GGUF calls the tensors of linear attention, by their role: its names do not tell them from others'."""
+"""GGUF's names for the tensors of linear attention, by role. The names alone could be those of other attention."""
 _ABSORBED = {"key_b": "attn_k_b", "value_b": "attn_v_b"}
-"""The halves of latent attention's expansion as llama.cpp multiplies by them: for each head, and one of them turned."""
+"""The halves of latent attention's expansion as llama.cpp multiplies by them: head by head, one of them transposed."""
 _HEAD, _HEAD_IN_GGUF = "lm_head.weight", "output.weight"
 
 
 class Input(NamedTuple):
-    """The name of a tensor in a file, and which matrix of a stack a projection is, None where it is no stack."""
+    """The name of a tensor in a file, and the number of a projection's matrix in it, None if it is no stack."""
 
     name: str
     matrix: int | None
 
 
 class Inputs:
-    """The tensors that a file has moments of, found by projection."""
+    """The tensors for which a file has moments, found by projection."""
 
     def __init__(self, names: Iterable[str], family: str) -> None:
         self._names = frozenset(names)
@@ -53,14 +53,14 @@ class Inputs:
 
     @property
     def layers(self) -> int:
-        """One more than the highest layer."""
+        """The number of layers: one more than the highest one."""
         return max((layer + 1 for layer, *_ in self._placed), default=0)
 
     def of(self, projection: Projection) -> Input:
         """The tensor that has the projection's input.
 
         Raises:
-            WeightsError: none has, or it is not known which; the sentence names its tensor.
+            WeightsError: there is none, or it is not known which one; the message names the projection's tensor.
         """
         p = projection
         if p.tensor in self._names and not _is_absorbed(p.tensor):
@@ -74,8 +74,8 @@ class Inputs:
         raise WeightsError(f"{printable(p.tensor)} has no moments in the file")
 
     def _placed_as(self, p: Projection) -> Input | None:
-        """The tensor that the catalogue gives the same layer, block and role; none where the model has several such
-        projections, which a name with these alone does not tell apart.
+        """The tensor to which the catalogue gives the same layer, block and role. None if the model has several such
+        projections, which these do not tell apart.
         """
         words = ("layers", p.layer, p.block, p.expert, p.role)
         if p.layer is None or p.address != ".".join(str(word) for word in words if word is not None):
@@ -102,7 +102,7 @@ def _absorbed(p: Projection) -> WeightsError:
 
 
 def _first(found: Iterable[tuple[int, str]]) -> str:
-    """The name of the lowest rank, "" where there is none, or more than one."""
+    """The name with the lowest rank, "" if there is none or more than one."""
     ranked = sorted(found)
     names = {name for rank, name in ranked if rank == ranked[0][0]}
     return names.pop() if len(names) == 1 else ""
@@ -115,8 +115,8 @@ def _matrix(p: Projection) -> int | None:
 
 
 def _roles(place: Location, family: str) -> Iterator[tuple[int, str, str]]:
-    """Rank, block and role of all that a tensor may hold, all of which have one input: what its name says for any
-    shape comes first.
+    """Yield rank, block and role of all projections that a tensor may hold; they have one input. The meaning that its
+    name has for any shape has the lowest rank.
     """
     rules = find_rules(place.path, family, 2) or find_rules(place.path, family, 3)
     for rank, rule in enumerate(reversed(rules)):

@@ -1,4 +1,4 @@
-"""Writing a file of moments: see moments_read.py for what stands in it, and docs/MOMENTS.md."""
+"""Writing a file of moments; for its layout see moments_read.py and docs/MOMENTS.md."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .sums import Sums
 def write_moments(
     file: Path, seen: Mapping[Fed, Sums], said: Mapping[str, str], figures: Mapping[str, Figures]
 ) -> None:
-    """Write all sums that there are to a file in one step; `said` and the figures of addresses go into its metadata.
+    """Write all sums to a file in one step; `said` and the figures, by address, go into its metadata.
 
     Raises:
-        OSError: it cannot be written; what stood there stands there still.
+        OSError: it cannot be written; a file that was there is unchanged.
     """
     entries = [entry for fed, sums in seen.items() for entry in _entries(fed.names[0], sums)]
     inputs = {name: fed.names[0] for fed in seen for name in fed.names[1:]}
@@ -31,7 +31,8 @@ def write_moments(
 
 
 def _entries(name: str, sums: Sums) -> Iterator[TensorToWrite]:
-    """All tokens but those held out, zeros where there are none; position 0 and those held out where there are some."""
+    """Yield the sums over all tokens that are not held out, even if there are none; then, if there are any, those of
+    position 0, and those of held-out tokens."""
     shape, kind = ((sums.cols, sums.cols), "xx") if sums.full else ((sums.cols,), "x2")
     rest, first, held = (sums.parts[part] for part in ("rest", "first", "held"))
     yield _count(f"{name}.count", sums.tokens)

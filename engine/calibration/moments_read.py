@@ -1,9 +1,9 @@
 """Files of second moments: sums of x x^T, or of x^2, over the tokens of a calibration, in safetensors.
 
-Of the input of a tensor `<tensor>.xx` (n, n) or `<tensor>.x2` (n,), `<tensor>.x` (n,) and `<tensor>.count`: sums over
-all tokens, in float32 or float64, and how many those are, so that E = sum / count. Behind `<tensor>.first` the same of
-position 0 alone, which the former contain; behind `<tensor>.held` of sequences held out, which they do not. An input
-that several tensors share stands once; the metadata map the others to its tensor, as JSON under `inputs`.
+For the input of a tensor: `<tensor>.xx` (n, n) or `<tensor>.x2` (n,), and `<tensor>.x` (n,), which are sums over tokens
+in float32 or float64, and `<tensor>.count`, the number of tokens, so that E = sum / count. `<tensor>.first.*` are the
+same for position 0 only, which the former include; `<tensor>.held.*` for held-out sequences, which they do not. An
+input that several tensors share is stored once; the metadata map the others to its tensor, as JSON under `inputs`.
 """
 
 from __future__ import annotations
@@ -34,20 +34,19 @@ from .said import Figures, read_figures
 from .tokens_read import read_back
 
 TokenPart: TypeAlias = Literal["", "first", "held"]
-"""Whose sums: of all tokens but those held out, of position 0 alone, or of those held out."""
+"""The tokens that are summed: all that are not held out, only those of position 0, or those held out."""
 
 _NUMBERS = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8"}
 _TOLERANCE = 1e-5
-"""How far a matrix of sums may be from symmetric, and below 0 on its diagonal, in parts of its largest entry."""
+"""How far a matrix of sums may be from symmetric, and below 0 on its diagonal, relative to its largest entry."""
 _ROWS = 256
 
 
 @dataclass(frozen=True)
 class Moments:
-    """A file of second moments: its tensors by the tensor and the part of the tokens that they are of, then by what
-    they hold (xx, x2, x, count). `inputs` gives for tensors that share the input of another the name of that one.
-    `counts` is how many tokens reached each, those that are held out aside. `said`, `figures` and `tokens_read`: see
-    MomentReader.
+    """A file of second moments. `sums` has its tensors by (model's tensor, part of the tokens), then by kind (xx, x2,
+    x, count). `inputs` maps tensors that share the input of another to that one. `counts` is how many tokens that are
+    not held out reached each input. `said`, `figures` and `tokens_read`: see MomentReader.
     """
 
     sums: Mapping[tuple[str, str], Mapping[str, Tensor]]
@@ -69,7 +68,7 @@ class Moments:
 
     @property
     def about(self) -> str:
-        """See MomentReader: data sets, and how many tokens reached the input that most of them did."""
+        """See MomentReader: data sets, and the largest number of tokens that reached an input."""
         tokens = max(self.counts.values(), default=0)
         return ", ".join(filter(None, [printable(self.data_sets, 60), f"{tokens:,.0f} tokens"]))
 
@@ -86,9 +85,9 @@ class Moments:
     def moment(
         self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None, part: TokenPart = ""
     ) -> Moment:
-        """See MomentReader: E[x x^T], or E[x^2] where the file has no more, of one part of the tokens.
+        """See MomentReader: E[x x^T], or E[x^2] if the file has no more, over one part of the tokens.
 
-        The digest of a matrix needs all of it to be read, once; `load` of its operand says whether it can be used.
+        For its digest a matrix is read whole, once; whether it can be used is only checked when its operand is loaded.
         """
         name = self.inputs.get(name, name)
         held, shown = self.sums.get((name, part), {}), printable(f"{name}.{part}" if part else name)
@@ -111,7 +110,7 @@ class Moments:
         return Moment("full", cols, (Operand(seen, partial(self._products, shown, sums, count, order)),))
 
     def mean(self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None) -> Values:  # noqa: ARG002
-        """See MomentReader. Of a stack there is none, as there is no moment."""
+        """See MomentReader. A stack has no mean, as it has no moment."""
         name = self.inputs.get(name, name)
         held, shown = self.sums.get((name, ""), {}), printable(name)
         sums = held.get("x")
@@ -123,7 +122,12 @@ class Moments:
         return means if order is None else means[order]
 
     def _count(self, shown: str, held: Mapping[str, Tensor]) -> float:
-        """Over how many tokens sums go."""
+        """How many tokens were summed.
+
+        Raises:
+            UnseenError: none.
+            WeightsError: the file does not tell, or the number is impossible.
+        """
         tokens = _tokens(held, self.stamp)
         if tokens is None:
             raise WeightsError(f"{shown} has no usable moments: the file does not say of how many tokens they are")
@@ -148,7 +152,7 @@ class Moments:
             raise WeightsError(f"{shown} has no usable moments: a sum of products is not finite")
         if means.diagonal().min(initial=0) < -_TOLERANCE * largest:
             raise WeightsError(f"{shown} has no usable moments: a sum of squares is negative")
-        for start in range(0, len(means), _ROWS):  # a transpose of all would take the room of another matrix
+        for start in range(0, len(means), _ROWS):  # a transpose of the whole would need memory for another matrix
             rows, columns = means[start : start + _ROWS, start:], means[start:, start : start + _ROWS].T
             if np.abs(rows / 2 - columns / 2).max(initial=0) > _TOLERANCE / 2 * largest:
                 raise WeightsError(f"{shown} has no usable moments: its sums of products are not symmetric")
@@ -156,7 +160,7 @@ class Moments:
         return means if order is None else means[np.ix_(order, order)]
 
     def _seen(self, name: str, part: TokenPart, sums: Tensor) -> str:
-        """The digest of a matrix of sums, read in chunks, and once however many tensors share it."""
+        """The digest of a matrix of sums, read in chunks, and only once even if several tensors share it."""
         if (known := self._digests.get((name, part))) is not None:
             return known
         state = xxh3_128()
@@ -168,7 +172,7 @@ class Moments:
 
 
 def read_moments(file: Path) -> Moments | None:
-    """The second moments in a safetensors file, None where it holds something else.
+    """The second moments in a safetensors file, None if it holds something else.
 
     Raises:
         InputError: it cannot be read, is truncated or damaged.
@@ -192,9 +196,9 @@ def read_moments(file: Path) -> Moments | None:
 
 
 def _shared(metadata: Mapping[str, str], held: Collection[str]) -> Iterator[tuple[str, str]]:
-    """The tensors that share the input of another, and that one.
+    """Yield each tensor that shares the input of another, with that one.
 
-    The map may stand under any name, or be the metadata themselves.
+    The map may be under any key of the metadata, or be the metadata themselves.
     """
     for key, text in metadata.items():
         if text in held:
@@ -207,7 +211,7 @@ def _shared(metadata: Mapping[str, str], held: Collection[str]) -> Iterator[tupl
 
 
 def _tokens(held: Mapping[str, Tensor], stamp: FileStamp) -> float | None:
-    """What a count says, None where there is none."""
+    """The number in `count`, None if there is none."""
     count = held.get("count")
     if count is None or count.dtype not in _NUMBERS or math.prod(count.shape) != 1:
         return None

@@ -1,7 +1,7 @@
 """How well a running model predicts a text: its perplexity.
 
-exp of the mean negative log likelihood of each next token, over windows that do not overlap. The first token of a
-window has nothing before it and is not counted.
+Perplexity is exp of the mean negative log likelihood of each next token, over windows that do not overlap. The first
+token of a window has nothing before it and is not counted.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
     import torch
 
 _TRIED = 8
-"""Tokens of which the last is changed, to see whether the model looks ahead."""
+"""How many tokens are run twice, the second time with another last one, to see whether the model looks ahead."""
 _TOLERANCE = 1e-5
-"""How far what is predicted before it may move, in parts of the largest logit, in types more precise than that."""
+"""How far predictions before that token may change, relative to the largest logit, in types that are precise enough."""
 
 
 class Windows(NamedTuple):
-    """Sequences of tokens to be predicted; and how many others of the text a calibration has read."""
+    """Sequences of tokens to be predicted, and how many were left out as a calibration has read them."""
 
     ids: list[list[int]]
     left_out: int
 
     @property
     def length(self) -> int:
-        """Tokens of each: of the only one where a text has no more."""
+        """The number of tokens in each window; a text may have only one, shorter window."""
         return len(self.ids[0])
 
     @property
     def predicted(self) -> int:
-        """Tokens that count: all but the first of each."""
+        """The number of tokens that count: all but the first of each window."""
         return sum(len(ids) - 1 for ids in self.ids)
 
 
 def choose_windows(
     sequences: Iterable[list[int]], tokens: int, read: Collection[str], special: Collection[int]
 ) -> Windows:
-    """The first sequences that hold `tokens` tokens, without those in which something stands that a calibration has
-    `read` (see tokens_read.py).
+    """The first sequences with `tokens` tokens in all, without those that share text with a calibration, whose digests
+    are `read` (see tokens_read.py).
 
     Raises:
-        InputError: nothing is left, or nothing that could be predicted.
+        InputError: nothing is left, or nothing to predict.
     """
     kept: list[list[int]] = []
     left_out = held = 0
@@ -68,10 +68,10 @@ def choose_windows(
 
 
 def check_predicts(model: torch.nn.Module, windows: Windows) -> None:
-    """See that the model predicts the next token, from those before it alone.
+    """Check that the model predicts the next token from only those before it.
 
     Raises:
-        InputError: it does something else, or knows fewer tokens.
+        InputError: it does something else, or the tokenizer has tokens that it does not know.
     """
     import torch
 
@@ -97,10 +97,11 @@ def check_predicts(model: torch.nn.Module, windows: Windows) -> None:
 
 
 def mean_loss(model: torch.nn.Module, windows: Windows, tell: Callable[[int, int], None]) -> float:
-    """The mean negative log likelihood of the tokens that count. `tell` hears of how many windows of how many are done.
+    """The mean negative log likelihood of the tokens that count. `tell` is called with how many windows are done, and
+    how many there are.
 
     Raises:
-        InputError: see forward; or the model gives no number.
+        InputError: see forward; or the result is not finite.
     """
     import torch
 
@@ -117,7 +118,7 @@ def mean_loss(model: torch.nn.Module, windows: Windows, tell: Callable[[int, int
 
 
 def perplexity_of(loss: float) -> float:
-    """exp of a mean loss; infinite beyond the largest number."""
+    """exp of a mean loss; infinite if it exceeds the range of float64."""
     try:
         return math.exp(loss)
     except OverflowError:

@@ -1,8 +1,8 @@
-"""Second moments of experts that few tokens reached: each expert's own, drawn towards those of all tokens of its layer.
+"""Second moments for experts that few tokens reached: those of the expert, pooled with those of its layer's tokens.
 
-An expert that n_e tokens reached has (n_e C_e + n C) / (n_e + n) in the place of its own C_e: n its input features, C
-the second moment of all tokens that reached any expert of its layer, of each once for each expert that it reached. One
-that no token reached has C.
+An expert that n_e tokens reached gets (n_e C_e + n C) / (n_e + n) instead of its C_e. n is its number of input
+features, C the second moment of all tokens that reached any expert of its layer, where a token counts once for each
+expert that it reached. An expert that no token reached gets C.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ..spectrum import Operand, Projection, Values, digest
 from .file_weighting import FileWeighting
 
 POOLED = "pooled:"
-"""What stands before the file of pooled moments, where an operand names it."""
+"""The prefix of the file's name in operands that hold pooled moments."""
 _Place: TypeAlias = tuple[str | None, int | None, str, str]
 _MATRICES = 4
-"""Second moments of whole layers kept in memory where they are matrices: gate, up and down of one layer, and a next."""
+"""How many matrices C are kept in memory: gate, up and down of one layer, and one of the next layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
-    """What the experts of a layer have of one role: how many tokens reached each, and the moments of those that any
-    reached, by address."""
+    """The experts of a layer with one role: how many tokens reached each, and the moments of those that some reached,
+    by address."""
 
     tokens: Mapping[str, float]
     moments: Mapping[str, Moment]
@@ -38,9 +38,9 @@ class _Pool:
 
 
 class PooledWeighting:
-    """See moment.Weighting: a file's second moments, those of experts pooled; other projections have the file's.
+    """The Weighting (see moment.py) of a file whose moments of experts are pooled; other projections get the file's.
 
-    `projections` are all of the model. Experts of which the file does not say how many tokens reached them have none.
+    `projections` are all of the model. Experts have no moment if the file does not tell how many tokens reached them.
     """
 
     def __init__(self, weighting: FileWeighting, projections: Iterable[Projection]) -> None:
@@ -66,7 +66,7 @@ class PooledWeighting:
 
         Raises:
             UnseenError: no token of the calibration reached any expert of its layer.
-            WeightsError: there is none that can be used.
+            WeightsError: there is no usable moment.
         """
         if projection.expert is None:
             return self._own.moment(projection)
@@ -74,7 +74,7 @@ class PooledWeighting:
             pool = self._pool(projection)
         if projection.address not in pool.tokens:
             self._own.tokens(projection)
-            self._own.moment(projection)  # one of the two says why
+            self._own.moment(projection)  # one of the two raises the reason
         if not pool.moments:
             raise UnseenError.of(f"the layer of {printable(projection.address)}")
         if pool.form == "diagonal":
@@ -91,7 +91,8 @@ class PooledWeighting:
         return self._pools[place]
 
     def _gathered(self, experts: Iterable[Projection]) -> _Pool:
-        """What there is of these. One that has none for another reason than that no token reached it is left out."""
+        """The tokens and moments of these experts. Those without a usable moment are left out, but not those that
+        merely no token reached."""
         tokens: dict[str, float] = {}
         moments: dict[str, Moment] = {}
         form: Form = "diagonal"
@@ -114,7 +115,7 @@ class PooledWeighting:
         """The moment of an expert, as numbers.
 
         Raises:
-            WeightsError: those of an expert of its layer cannot be used.
+            WeightsError: the moment of an expert of its layer cannot be used.
         """
         n, tokens = projection.cols, pool.tokens[projection.address]
         own = pool.moments.get(projection.address)
@@ -122,7 +123,7 @@ class PooledWeighting:
         return layer if own is None else layer + tokens / (n + tokens) * _loaded(own)
 
     def _mean(self, place: _Place, pool: _Pool) -> Values:
-        """C of all tokens of the layer."""
+        """The moment C of all tokens of the layer."""
         with self._lock:
             if place not in self._means:
                 total = sum(pool.tokens[address] for address in pool.moments)

@@ -1,7 +1,7 @@
-"""The matrices of a running model: found by what they hold, and others put in their place, in memory alone.
+"""Finding the matrices of projections in a running model, and replacing them in memory.
 
-transformers fuses, stacks, transposes and permutes what a checkpoint holds. Names tell which module has a projection
-(see fed_of); which rows of it are that projection's, its numbers tell.
+transformers fuses, stacks, transposes and permutes what a checkpoint holds. The module of a projection is found by
+names (see fed_of), its rows in that module by their numbers.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
     import torch
 
 _SAME = 0.01
-"""How far a module's matrix may be from the stored one, in Frobenius norm: what the types that models run in round."""
+"""How far a module's matrix may be from the stored one, relative in Frobenius norm: a model may run in a coarser type.
+"""
 _ADVICE = "write the model with  rankscope apply --merge  and name it with --against"
 
 
 class RunningMatrices:
-    """Those of some projections in a running model, each replaced at most once: modules may share one."""
+    """The matrices of some projections in a running model. Modules may share one: it is replaced only once."""
 
     def __init__(self, model: torch.nn.Module, projections: Sequence[Projection], checkpoint: Checkpoint) -> None:
         """
         Raises:
-            InputError: for some of them no module is known that multiplies with it.
+            InputError: for some of them no module is known to multiply with them.
         """
         fed, lost = fed_of(model, projections, checkpoint)
         if lost:
@@ -46,11 +47,10 @@ class RunningMatrices:
         self._done: set[tuple[int, str]] = set()
 
     def replace(self, projection: Projection, before: torch.Tensor, after: torch.Tensor) -> None:
-        """Put `after` in the place of `before`, both of shape (output, input features), into the module that
-        multiplies with it.
+        """Replace `before` by `after`, both of shape (output, input features), in the module that multiplies with it.
 
         Raises:
-            WeightsError: the module does not hold it, so that what is put there would mean something else.
+            WeightsError: the module does not hold `before`, so `after` would mean something else there.
         """
         import torch
 
@@ -67,7 +67,7 @@ class RunningMatrices:
 
 
 def _matrix(fed: Fed, projection: Projection) -> torch.Tensor:
-    """What a module multiplies with, as a view of shape (output, input features)."""
+    """The matrix with which a module multiplies, as a view of shape (output, input features)."""
     found = dict(fed.module.named_parameters(recurse=False)).get(fed.parameter or "weight")
     if found is None or not found.is_floating_point():
         raise _not_there()
@@ -82,9 +82,9 @@ def _matrix(fed: Fed, projection: Projection) -> torch.Tensor:
 
 
 def _rows(projection: Projection, held: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Which rows of a module's matrix are those of the projection, in its order.
+    """The numbers of the projection's rows in a module's matrix, in its order.
 
-    Where it stands as it is stored, rounding is forgiven; elsewhere each row is found by its numbers.
+    If they are where the stored matrix has them, they may differ by rounding; else each row is found by its numbers.
     """
     import torch
 
@@ -104,7 +104,7 @@ def _rows(projection: Projection, held: torch.Tensor, before: torch.Tensor) -> t
 
 
 def _stored_rows(projection: Projection, count: int) -> NDArray[np.intp]:
-    """Where its rows stand if a matrix of `count` rows is the stored one; none where it cannot be."""
+    """The places of a projection's rows if a matrix of `count` rows is the stored one; none if it cannot be."""
     part, places = projection.slice, np.arange(count)
     if part is None or part.axis != int(projection.transposed):
         return places
@@ -114,7 +114,7 @@ def _stored_rows(projection: Projection, count: int) -> NDArray[np.intp]:
 
 
 def _bytes_of(matrix: torch.Tensor) -> list[bytes]:
-    """The numbers of each row; 0 and -0 are one."""
+    """The numbers of each row as bytes; -0 counts as 0."""
     rows = (matrix + 0.0).float().cpu().numpy()
     return [row.tobytes() for row in np.ascontiguousarray(rows)]
 

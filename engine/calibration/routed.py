@@ -1,4 +1,4 @@
-"""Experts that are one module with stacks of matrices, as transformers has them: what flows into each matrix."""
+"""The inputs of each matrix of experts that transformers holds as one module with stacks of matrices."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PRODUCTS = (torch.nn.functional.linear, torch.matmul, torch.Tensor.matmul, torc
 
 
 class Routed(TorchFunctionMode):
-    """Between `begin` and `end`, `take` hears of the rows that each of the matrices in `experts`, by parameter and
-    number, is multiplied with. They are multiplied one after the other, each after torch.where has found its tokens:
-    the implementation that transformers calls eager."""
+    """Between `begin` and `end`, calls `take` with the rows that are multiplied with each of the matrices in `experts`,
+    which are named by parameter and number. It needs the implementation that transformers calls eager: one expert after
+    the other, each after torch.where has found its tokens."""
 
     def __init__(self, module: torch.nn.Module, experts: dict[tuple[str, int], Fed], take: Take) -> None:
         super().__init__()
@@ -24,11 +24,11 @@ class Routed(TorchFunctionMode):
         self._tokens: torch.Tensor | None = None
 
     def begin(self, *_: object) -> None:
-        """The module is called."""
+        """Begin watching: the module is called."""
         super().__enter__()  # type: ignore[no-untyped-call]
 
     def end(self, *_: object) -> None:
-        """It has returned, or failed."""
+        """Stop watching: the module has returned or failed."""
         super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""A checkpoint as transformers runs it, and which of its modules multiply with which projections."""
+"""Loading a checkpoint into transformers, running it, and finding the modules that multiply with its projections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..catalogue.names import inner_config
 from ..catalogue.sizes import family_of
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Fed:
-    """What feeds projections: the module that multiplies, and of a stack of experts its parameter and which of them.
+    """An input of projections: the module that multiplies and, for a stack of experts, its parameter and the expert.
 
-    `names` are the tensors that have this input, in the checkpoint where it has them one by one.
+    `names` are the tensors that have this input: the checkpoint's, if it has them one by one.
     """
 
     module: torch.nn.Module
@@ -41,11 +41,11 @@ class Fed:
 
 
 Take: TypeAlias = Callable[[Fed, "torch.Tensor", "torch.Tensor | None"], None]
-"""Told of an input: rows of (tokens, features), and the position of each, None where that is not known."""
+"""Called with an input: rows (tokens, features), and the position of each token, None if not known."""
 
 
 def require(what: str = "running a model") -> None:
-    """See that the extra `calibrate`, which `what` needs, is there.
+    """Check that the extra `calibrate`, which `what` needs, is installed.
 
     Raises:
         InputError: transformers or accelerate is not installed.
@@ -55,24 +55,24 @@ def require(what: str = "running a model") -> None:
 
 
 def load(checkpoint: Checkpoint, device: str, dtype: str = "") -> tuple[torch.nn.Module, Any]:
-    """The module and the tokenizer of a checkpoint whose files are here: nothing in it is executed.
+    """Load the module and the tokenizer of a checkpoint whose files are here. Nothing in it is executed.
 
-    `dtype` is what torch calls the type of its numbers; else that is float32 on a CPU, as stored on a GPU.
+    `dtype` is torch's name for the type of its numbers; by default float32 on a CPU, the stored type on a GPU.
 
     Raises:
-        InputError: transformers cannot load it, or would make weights up that are not in it; one line says why.
+        InputError: transformers cannot load it, or would invent weights that are not in it; one line says why.
     """
     require()
     import transformers
 
     where, options = _place(checkpoint)
-    with _asked_of_transformers(checkpoint):
+    with _silent_transformers(checkpoint):
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
     return load_model(checkpoint, device, dtype), tokenizer
 
 
 def load_model(checkpoint: Checkpoint, device: str, dtype: str = "") -> torch.nn.Module:
-    """The same without a tokenizer, of which there need be none.
+    """Load only the module, as `load` does; the checkpoint needs no tokenizer.
 
     Raises:
         InputError: as load.
@@ -82,14 +82,14 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str = "") -> torch.nn
     import transformers
 
     where, options = _place(checkpoint)
-    asked = {"experts_implementation": "eager", "output_loading_info": True}
+    fixed = {"experts_implementation": "eager", "output_loading_info": True}
     on: dict[str, Any] = {"dtype": torch.float32} if device == "cpu" else {"dtype": "auto", "device_map": device}
     on |= {"dtype": getattr(torch, dtype)} if dtype else {}
-    if "gguf_file" in options and hasattr(transformers, "GgufConfig"):  # or some modules would keep packed blocks
+    if "gguf_file" in options and hasattr(transformers, "GgufConfig"):  # else some modules keep packed blocks
         on["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _asked_of_transformers(checkpoint):
+    with _silent_transformers(checkpoint):
         kind, _ = _kind_of(where, options)
-        model, info = kind.from_pretrained(where, **asked, **on, **options)
+        model, info = kind.from_pretrained(where, **fixed, **on, **options)
     if lacking := sorted(info["missing_keys"]):
         others = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
         raise InputError(
@@ -101,16 +101,16 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str = "") -> torch.nn
 
 
 def skeleton(checkpoint: Checkpoint) -> torch.nn.Module:
-    """The module that transformers makes of a checkpoint's configuration, without weights.
+    """The module that transformers makes from a checkpoint's configuration, without weights.
 
     Raises:
-        InputError: transformers is not installed, or makes none.
+        InputError: transformers is not installed, or cannot make one.
     """
     require("naming the modules of a LoRA")
     import torch
 
     where, options = _place(checkpoint)
-    with _asked_of_transformers(checkpoint):
+    with _silent_transformers(checkpoint):
         kind, config = _kind_of(where, options)
         with torch.device("meta"):
             made: torch.nn.Module = (getattr(kind, "from_config", None) or kind)(config)
@@ -118,8 +118,8 @@ def skeleton(checkpoint: Checkpoint) -> torch.nn.Module:
 
 
 def loaded_as(model: torch.nn.Module) -> Callable[[str], str | None]:
-    """Under which name transformers loads a stored tensor into a model; None of one that it cuts, stacks or turns, and
-    of all where its version does not tell."""
+    """A function from a stored tensor's name to the name of the parameter into which transformers loads it. It returns
+    None for tensors that transformers cuts, stacks or transposes, and always if this version does not tell."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter
@@ -128,7 +128,7 @@ def loaded_as(model: torch.nn.Module) -> Callable[[str], str | None]:
     every: list[Any] = get_model_conversion_mapping(model)  # type: ignore[arg-type]
 
     def name_of(name: str) -> str | None:
-        for one in sorted(every, key=lambda one: isinstance(one, WeightConverter)):  # it looks at the new names
+        for one in sorted(every, key=lambda one: isinstance(one, WeightConverter)):  # converters match the new names
             name, found = one.rename_source_key(name)
             if found is not None and isinstance(one, WeightConverter):
                 return None
@@ -138,7 +138,7 @@ def loaded_as(model: torch.nn.Module) -> Callable[[str], str | None]:
 
 
 def _kind_of(where: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The class of a model, that of language models where none is named, and its configuration."""
+    """The class of a model, by default that of language models, and its configuration."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(where, **options)
@@ -147,11 +147,11 @@ def _kind_of(where: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _asked_of_transformers(checkpoint: Checkpoint) -> Iterator[None]:
-    """Without what it says on the way; of what its parts raise the first line.
+def _silent_transformers(checkpoint: Checkpoint) -> Iterator[None]:
+    """Run calls of transformers silently.
 
     Raises:
-        InputError: anything goes wrong.
+        InputError: they raised an error; the message is its first line.
     """
     import transformers
 
@@ -159,7 +159,7 @@ def _asked_of_transformers(checkpoint: Checkpoint) -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with redirect_stderr(StringIO()):  # bars of its parts that know no setting
+        with redirect_stderr(StringIO()):  # some progress bars have no setting
             yield
     except Exception as error:  # noqa: BLE001 - transformers raises what its parts do
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -167,7 +167,7 @@ def _asked_of_transformers(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def _place(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
-    """What transformers calls it: a folder, a GGUF file in one, or a commit on the Hub."""
+    """The arguments by which transformers finds a checkpoint: a folder, a GGUF file in one, or a commit on the Hub."""
     location = checkpoint.location
     if location is None:
         return checkpoint.name, {"revision": checkpoint.commit} if checkpoint.commit else {}
@@ -180,16 +180,16 @@ def _place(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
 
 
 def length_of(model: Any) -> int:
-    """Tokens of a sequence: LENGTH, or as many as the model has positions for."""
+    """How many tokens a sequence has: LENGTH, or fewer if the model has fewer positions."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(LENGTH, positions) if isinstance(positions, int) and positions > 1 else LENGTH
 
 
 def forward(model: torch.nn.Module, ids: Sequence[int]) -> Any:
-    """What the model answers to one sequence; an encoder and its decoder both read it.
+    """The output of the model for one sequence; if it has an encoder and a decoder, both read the sequence.
 
     Raises:
-        InputError: it does not run on text, or the device has no room for it.
+        InputError: the model does not run on text, or the device has no room for the sequence.
     """
     import torch
 
@@ -206,15 +206,26 @@ def forward(model: torch.nn.Module, ids: Sequence[int]) -> Any:
         raise InputError(
             f"the device has too little memory for one sequence: {printable(str(error).splitlines()[0], 200)}"
         ) from None
-    except Exception as error:  # noqa: BLE001 - it may want images or sound: of whatever it raises the first line
+    except Exception as error:  # noqa: BLE001 - it may need images or sound; the first line of its error is shown
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the model does not run on text: {printable(reason, 300)}") from None
+
+
+class _RunningMatrix(NamedTuple):
+    """A matrix of a running model: its module and, in a stack of experts, the parameter and the expert; and how many
+    input features it has."""
+
+    module: torch.nn.Module
+    parameter: str
+    expert: int | None
+    cols: int
 
 
 def fed_of(
     model: torch.nn.Module, tree: Sequence[Projection], checkpoint: Checkpoint
 ) -> tuple[list[Fed], list[Projection]]:
-    """What feeds the projections of a tree, in the order of the modules, and those that no module is known to hold."""
+    """The inputs of a tree's projections, in the order of the modules, and the projections that no module is known to
+    hold."""
     modules = dict(_modules(model, [tensor.name for tensor in checkpoint.tensors]))
     inputs = Inputs(modules, family_of(inner_config(checkpoint.config, "")))
     found: dict[str, list[Projection]] = defaultdict(list)
@@ -225,38 +236,37 @@ def fed_of(
         except WeightsError:
             lost.append(p)
             continue
-        fits = matrix is None and modules[name][3] == p.cols
+        fits = matrix is None and modules[name].cols == p.cols
         (found[name] if fits else lost).append(p)
-    places: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    places: dict[_RunningMatrix, list[str]] = defaultdict(list)
     for name in modules:
         if name in found:
             places[modules[name]].append(name)
     made = []
-    for (module, parameter, expert, cols), names in places.items():
+    for place, names in places.items():
         held = tuple(p for name in names for p in found[name])
         own = dict.fromkeys(_name(name, p) for name in names for p in found[name])
-        made.append(Fed(module, parameter, expert, cols, tuple(own), held))
+        made.append(Fed(*place, tuple(own), held))
     return made, lost
 
 
 def _name(name: str, p: Projection) -> str:
-    """What the file calls it. Of GGUF the name of the module: some of its input features stand in another order."""
+    """The name of a projection's tensor in the checkpoint. For a stack, and for GGUF, where some input features have
+    another order, the name of the module."""
     is_own = not is_gguf(p.tensor) and (p.slice is None or p.slice.index is None)
     return p.tensor if is_own else name
 
 
-def _modules(
-    model: torch.nn.Module, tensors: Iterable[str]
-) -> Iterator[tuple[str, tuple[torch.nn.Module, str, int | None, int]]]:
-    """Names of matrices, as the catalogue reads them, and module, parameter, expert and input features of each."""
+def _modules(model: torch.nn.Module, tensors: Iterable[str]) -> Iterator[tuple[str, _RunningMatrix]]:
+    """Yield the matrices of a running model, with names that the catalogue can read."""
     stored = _by_ending(tensors)
     every = list(model.named_modules())
     names = {path: f"{path}.weight" for path, module in every if _linear(module)}
     claims = Counter(_stored(name, stored) for name in names.values())
     for path, module in every:
         if name := names.get(path):
-            own = _stored(name, stored)  # of two modules that claim a tensor neither is known to hold it
-            yield own if claims[own] == 1 else name, (module, "", None, _linear(module))
+            own = _stored(name, stored)  # if two modules claim a tensor, it is not known which one holds it
+            yield own if claims[own] == 1 else name, _RunningMatrix(module, "", None, _linear(module))
             continue
         for own, parameter in module.named_parameters(recurse=False):
             if parameter.dim() != 3 or "experts" not in path.split("."):
@@ -264,12 +274,12 @@ def _modules(
             transposed = bool(getattr(module, "is_transposed", False))
             for expert in range(parameter.shape[0]):
                 for role in _roles(own):
-                    place = (module, own, expert, int(parameter.shape[1 if transposed else 2]))
+                    place = _RunningMatrix(module, own, expert, int(parameter.shape[1 if transposed else 2]))
                     yield f"{path}.{expert}.{role}_proj.weight", place
 
 
 def _linear(module: torch.nn.Module) -> int:
-    """How many features a module multiplies with one matrix; 0 of every other one."""
+    """How many input features a linear module has; 0 for any other module."""
     if type(module).__name__ == "Conv1D":
         return int(module.weight.shape[0])  # type: ignore[index]
     cols = getattr(module, "in_features", 0)
@@ -283,7 +293,7 @@ def _roles(parameter: str) -> tuple[str, ...]:
 
 
 def _by_ending(tensors: Iterable[str]) -> Mapping[str, list[str]]:
-    """Tensors by every end of their names that has a number: a module in a wrapper has another beginning."""
+    """Tensors by all endings of their names that contain a number: in a wrapper a module's name begins differently."""
     found: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
         for ending in _endings(name):
@@ -292,7 +302,7 @@ def _by_ending(tensors: Iterable[str]) -> Mapping[str, list[str]]:
 
 
 def _endings(name: str) -> Iterator[str]:
-    """The name itself, then what is behind each of its dots, down to a number and what is in it."""
+    """Yield the name, then its endings after each dot, as long as they begin at or before its last number."""
     words = name.split(".")
     yield name
     last = max((i for i, word in enumerate(words) if word.isdecimal()), default=0)
@@ -301,7 +311,7 @@ def _endings(name: str) -> Iterator[str]:
 
 
 def _stored(name: str, stored: Mapping[str, list[str]]) -> str:
-    """The one tensor that shares most of the end of a module's name; the module's own where there is none, or two."""
+    """The tensor that shares the longest ending with a module's name; that name itself if there is none, or several."""
     for ending in _endings(name):
         if found := stored.get(ending):
             return found[0] if len(found) == 1 else name

@@ -1,4 +1,4 @@
-"""What a calibration says of a projection beside its spectrum: enough tokens, sequences held out, and position 0."""
+"""What a calibration tells of projections besides their spectra: enough tokens, held-out sequences, position 0."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dataclasses import astuple, dataclass, fields
 from ..errors import printable
 
 ENOUGH = 8
-"""Tokens for each input feature below which ranks come out too low."""
+"""With fewer tokens than this for each input feature, ranks come out too low."""
 SINK = 0.2
-"""Share of the output energy above which ranks are shown without position 0 too."""
+"""If position 0 has more than this share of the output energy, ranks are also shown without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of a projection W and its input x, uncentred throughout.
+    """The figures of a projection W with input x, all uncentred.
 
-    `tokens` that C is of, of `cols` input features. `k90` of W C^1/2. `held`: the share of the output energy of
-    sequences held out that the best approximation of this rank under C keeps. `sink`: the share of tr(W C W^T) that is
-    of position 0, and `apart` the k90 without it where that is much. None where it is not known, or there are no such
-    tokens.
+    C is made from `tokens` tokens and has `cols` input features. `k90` is that of W C^1/2. `held`: the share of the
+    output energy of held-out sequences that the best approximation of this rank under C keeps. `sink`: the share of
+    tr(W C W^T) that is position 0's; `apart`: the k90 without position 0, if that share is large. None if not known,
+    or if there are no such tokens.
     """
 
     tokens: float
@@ -35,12 +35,12 @@ class Figures:
 
     @property
     def per_feature(self) -> float:
-        """Tokens for each input feature."""
+        """How many tokens there are for each input feature."""
         return self.tokens / self.cols
 
     @property
     def sink_words(self) -> str:
-        """`sink 93 %, k90 1, without position 0 82`; "" where position 0 does not hold much of the output energy."""
+        """`sink 93 %, k90 1, without position 0 82`; "" if position 0 has little of the output energy."""
         if self.sink is None or self.sink <= SINK:
             return ""
         ranks = "" if self.apart is None or self.k90 is None else f", k90 {self.k90}, without position 0 {self.apart}"
@@ -49,10 +49,10 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a file of second moments says of a model's projections: `figures` by address, and `lines` that a user has to
-    know of all ranks under it. `is_split`: it has sums of position 0 apart, or is centred, where they do not matter.
-    `known` are the names of what is said of any projection: of figures, and `sink` where it is said why there is none.
-    `enough`: tokens for each input feature below which ranks come out too low."""
+    """What a file of second moments tells of a model's projections: `figures` by address, and `lines` for the user
+    about all ranks under it. `is_split`: it has separate sums of position 0, or is centred, where they do not matter.
+    `known`: the names of the figures that some projection has, and `sink` if a line says why there is none. `enough`:
+    with fewer tokens for each input feature, ranks come out too low."""
 
     figures: Mapping[str, Figures]
     lines: tuple[str, ...]
@@ -62,7 +62,7 @@ class Said:
 
 
 def names_known(figures: Iterable[Figures]) -> Collection[str]:
-    """The names of what any of these has, `per_feature` among them."""
+    """The names of the figures that any of these has, including `per_feature`."""
     found: set[str] = set()
     for made in figures:
         found |= {"per_feature", *(f.name for f in fields(made) if getattr(made, f.name) is not None)}
@@ -70,14 +70,14 @@ def names_known(figures: Iterable[Figures]) -> Collection[str]:
 
 
 def sink_lines(figures: Mapping[str, Figures]) -> Iterator[str]:
-    """Of those whose output energy position 0 has much of, how much, with the rank that is left without it."""
+    """Yield a line for each projection with much output energy at position 0: how much, and the rank without it."""
     for address, found in figures.items():
         if found.sink_words:
             yield f"{printable(address)}: {found.sink_words}"
 
 
 def scarce_line(figures: Iterable[Figures], enough: float = ENOUGH) -> str:
-    """That some have too few tokens for their ranks to be believed, "" where none has."""
+    """A line that says how many projections have too few tokens for their ranks to be right, "" if none has."""
     few = [found.per_feature for found in figures if found.per_feature < enough]
     if not few:
         return ""
@@ -88,7 +88,7 @@ def scarce_line(figures: Iterable[Figures], enough: float = ENOUGH) -> str:
 
 
 def read_figures(text: str) -> dict[str, Figures]:
-    """Those in the metadata of a file, by address; what others wrote there is none."""
+    """Read the figures in a file's metadata, by address; {} if something else is there."""
     with suppress(ValueError, TypeError, AttributeError, RecursionError):
         found = {address: Figures(**numbers) for address, numbers in json.loads(text).items()}
         if all(map(_is_sound, found.values())):

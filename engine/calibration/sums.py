@@ -1,4 +1,4 @@
-"""Sums of x x^T, or of x^2, and of x over the inputs of a matrix, kept where the model runs."""
+"""Sums of x x^T, or of x^2, and of x over the inputs of a matrix, on the device where the model runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     import torch
 
 PARTS = ("rest", "first", "held")
-"""No token is in two of them: of the sequences that are not held out position 0 and the rest, and those held out."""
+"""The parts of the tokens: `held` for held-out sequences; in the others, `first` for position 0 and `rest`."""
 WIDEST = 8192
-"""Input features up to which all of x x^T is summed: 268 MB for each part, and 822 MB for the 14,336 of Llama-3-8B."""
+"""The most input features for which all of x x^T is summed: 268 MB a part. Llama-3-8B's 14,336 would take 822 MB."""
 
 
 class PartialSums:
-    """Sums over some of the tokens: of products, of x, and how many tokens they are."""
+    """Sums over one part of the tokens: of products and of x, and how many tokens they have."""
 
     def __init__(self, cols: int, full: bool, device: torch.device) -> None:
         import torch
@@ -26,7 +26,7 @@ class PartialSums:
         self.count = 0
 
     def add(self, rows: torch.Tensor) -> None:
-        """Take in the rows of (tokens, cols)."""
+        """Add rows, shape (tokens, cols)."""
         if not len(rows):
             return
         x = rows.detach().float()
@@ -46,7 +46,7 @@ class PartialSums:
         return self._host(self.x)
 
     def move(self) -> None:
-        """To the host: the device has the next ones to hold."""
+        """Move the sums to the host, to make room on the device."""
         self.products, self.x = self.products.cpu(), self.x.cpu()
 
     @staticmethod
@@ -56,14 +56,14 @@ class PartialSums:
 
 
 class Sums:
-    """The three parts of one input of `cols` features: all of x x^T if `full`, else x^2."""
+    """The sums of one input with `cols` features, in three parts: all of x x^T if `full`, else x^2."""
 
     def __init__(self, cols: int, full: bool, device: torch.device) -> None:
         self.cols, self.full = cols, full
         self.parts = {name: PartialSums(cols, full, device) for name in PARTS}
 
     def add(self, rows: torch.Tensor, first: torch.Tensor | None, held: bool) -> None:
-        """Take in rows of one sequence; `first` is true for those of position 0, None where it is not known which."""
+        """Add rows of one sequence; `first` is true for those of position 0, None if it is not known which they are."""
         if held or first is None:
             self.parts["held" if held else "rest"].add(rows)
             return
@@ -72,20 +72,20 @@ class Sums:
 
     @property
     def tokens(self) -> int:
-        """Of sequences that are not held out."""
+        """How many tokens of sequences that are not held out were added."""
         return self.parts["rest"].count + self.parts["first"].count
 
     @property
     def held(self) -> int:
-        """Tokens of sequences held out."""
+        """How many tokens of held-out sequences were added."""
         return self.parts["held"].count
 
     def whole(self) -> HostArray:
-        """The sums of products over all tokens but those held out, on the host."""
+        """The sums of products over all tokens that are not held out, on the host."""
         array: HostArray = self.parts["rest"].second() + self.parts["first"].second()
         return array
 
 
 def bytes_of(cols: int, full: bool) -> int:
-    """What the three parts take in memory."""
+    """How many bytes the three parts take."""
     return 4 * len(PARTS) * (cols * cols if full else cols) + 4 * len(PARTS) * cols

@@ -1,4 +1,4 @@
-"""The text of a calibration, a file's or the help pages that come with Python, and the sequences of tokens it makes."""
+"""The text of a calibration, from a file or Python's own help pages, and the sequences of tokens made from it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..errors import InputError, printable
 
 BUILTIN = "builtin"
 LENGTH = 512
-"""Tokens of a sequence, as llama-imatrix takes them: position 0 is one in so many."""
+"""How many tokens a sequence has, as in llama-imatrix. Position 0 is one token of each."""
 
 
 class Text(NamedTuple):
-    """What is read, and how a user is told of it: where it is from, with the digest of its bytes."""
+    """A text, and its label for users: where it is from, with the digest of its bytes."""
 
     text: str
     label: str
 
 
 def read_text(named: str) -> Text:
-    """A file in UTF-8, or, of the name `builtin`, the topics of Python's help in the order of their names.
+    """Read a file in UTF-8 or, for the name `builtin`, the topics of Python's help in the order of their names.
 
     Raises:
         InputError: there is no such file, or it holds no text.
@@ -48,9 +48,10 @@ def read_text(named: str) -> Text:
 
 
 def sequences(text: str, tokenizer: Any, length: int, tokens: float) -> Iterator[list[int]]:
-    """The first `tokens` tokens in sequences of `length`, what a tokenizer of transformers puts around a text included.
+    """Yield the first `tokens` tokens in sequences of `length`, each with the special tokens that a tokenizer of
+    transformers puts around a text.
 
-    A sequence that the end of the text leaves short is left out, unless it is the only one.
+    A last sequence that is too short is left out, unless it is the only one.
     """
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]

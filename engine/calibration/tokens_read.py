@@ -1,4 +1,4 @@
-"""Which tokens a calibration has read: short runs of them by their digests, to be found in any other text."""
+"""The text that a calibration has read, as digests of short runs of tokens, so that other texts can be compared."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest
 
 RUN = 16
-"""Tokens of a run. Of what two texts share nothing of twice this length is missed, wherever it begins."""
+"""How many tokens a run has. A shared passage of twice this length is always found, wherever it begins."""
 
 
 def digests_of(sequences: Iterable[Sequence[int]], special: Collection[int]) -> list[str]:
-    """Of the runs that each sequence is made of, one behind the other; without the tokens that a tokenizer puts around
-    a text, which are no text."""
+    """The digests of the consecutive runs of each sequence, without the special tokens that a tokenizer puts around a
+    text."""
     found = (digest for ids in sequences for digest in _digests(ids, special, RUN))
     return list(dict.fromkeys(found))
 
 
 def has_read(digests: Collection[str], ids: Sequence[int], special: Collection[int]) -> bool:
-    """Whether one of the runs that were read is somewhere in this sequence."""
+    """Return whether one of the runs that were read is anywhere in this sequence."""
     return any(digest in digests for digest in _digests(ids, special, 1))
 
 
@@ -32,12 +32,12 @@ def _digests(ids: Sequence[int], special: Collection[int], step: int) -> Iterato
 
 
 def written(digests: Sequence[str]) -> str:
-    """As it stands in the metadata of a file of moments."""
+    """The digests as text for the metadata of a file of moments."""
     return json.dumps({"run": RUN, "digests": digests})
 
 
 def read_back(text: str) -> frozenset[str] | None:
-    """The digests that `written` wrote, None where something else stands there, or nothing."""
+    """The digests in a text that `written` made, None if it is something else."""
     with suppress(ValueError, TypeError, KeyError, RecursionError):
         found = json.loads(text)
         if found["run"] == RUN and all(type(digest) is str for digest in found["digests"]):

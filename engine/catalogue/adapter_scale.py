@@ -1,4 +1,4 @@
-"""By how much an adapter scales the product of its factors, as its adapter_config.json says."""
+"""The factor by which an adapter scales the product of its matrices, from its adapter_config.json."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..errors import printable
 _DEFAULT_ALPHA = 8
 _LONGEST, _MOST_REPEATS = 200, 3
 WRAPPER = "base_model.model."
-"""What PEFT puts before the names of a model's modules."""
+"""The prefix that PEFT puts before the names of a model's modules."""
 _NOT_FOLLOWED = ("use_bdlora", "use_qalora", "kasa_config", "layer_replication")
-"""Options of PEFT by which what is added is another matrix than scale x B A, or is added elsewhere too."""
+"""Options of PEFT with which the added matrix is not scale x B A, or is added elsewhere too."""
 _REPEAT = re.compile(r"[*+{]")
 _REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
 
 
 class Scales:
-    """What adapter_config.json says of the scale of each module, {} where there is none; GGUF's metadata say it in the
-    same words. `lines` gathers what a user should know of it."""
+    """The scale of each module from adapter_config.json, {} if there is none; GGUF's metadata use the same words.
+    `lines` collects what a user should know about it."""
 
     def __init__(self, adapter: Mapping[str, Any]) -> None:
         self._adapter = adapter
@@ -31,16 +31,16 @@ class Scales:
 
     @property
     def is_turned(self) -> bool:
-        """Whether the matrices that change are stored as (inputs, outputs), as Conv1D."""
+        """True if the matrices to be changed are stored as (inputs, outputs), as by Conv1D."""
         return self._adapter.get("fan_in_fan_out") is True
 
     @property
     def uses_root(self) -> bool:
-        """Whether alpha is over the root of the rank (rsLoRA, arXiv 2312.03732)."""
+        """True if alpha is divided by the root of the rank (rsLoRA, arXiv 2312.03732)."""
         return self._adapter.get("use_rslora") is True
 
     def of(self, module: str, rank: int) -> float:
-        """What the product of a module's factors of this rank is multiplied by; 1 where nothing says it."""
+        """The factor for the product of a module's matrices of this rank; 1 if nothing states it."""
         mlx = self._adapter.get("lora_parameters")
         if isinstance(mlx, Mapping):
             return self._of_mlx(mlx, rank)
@@ -55,22 +55,22 @@ class Scales:
         return self._number(alpha, "lora_alpha", divisor) / divisor
 
     def divisor(self, rank: int) -> float:
-        """What alpha is divided by."""
+        """The number that alpha is divided by."""
         return math.sqrt(rank) if self.uses_root else float(rank)
 
-    def _of_mlx(self, said: Mapping[str, Any], rank: int) -> float:
-        if "scale" in said:
-            return self._number(said["scale"], "scale", 1)
-        if "alpha" in said:
-            return self._number(said["alpha"], "alpha", rank) / rank
+    def _of_mlx(self, parameters: Mapping[str, Any], rank: int) -> float:
+        if "scale" in parameters:
+            return self._number(parameters["scale"], "scale", 1)
+        if "alpha" in parameters:
+            return self._number(parameters["alpha"], "alpha", rank) / rank
         self.lines["adapter_config.json gives no scale: B A is taken with scale 1"] = None
         return 1.0
 
     def _number(self, value: Any, name: str, instead: float) -> float:
-        """A number that the file says, or one by which the scale becomes 1."""
+        """The stated value as a number, or `instead`, with which the scale becomes 1."""
         try:
             number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-        except OverflowError:  # whole numbers of JSON have no end
+        except OverflowError:  # JSON may hold whole numbers of any size
             number = math.inf
         if math.isfinite(number):
             return number
@@ -80,8 +80,8 @@ class Scales:
         return instead
 
     def _names(self, pattern: str, module: str) -> bool:
-        """Whether a key of a pattern names a module, by PEFT's rule (peft.utils.get_pattern_key). A file may be a
-        stranger's: what could take for ever to match is not read."""
+        """True if a key of alpha_pattern names a module, by PEFT's rule (peft.utils.get_pattern_key). The file may be
+        untrusted, so patterns that could take for ever to match are not read."""
         name = module.removeprefix(WRAPPER)
         whole = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})$"
         why = "it is too long, or repeats too much"
@@ -95,5 +95,5 @@ class Scales:
 
 
 def _is_wild(pattern: str) -> bool:
-    """Whether matching it could take for ever: it repeats a group, or much."""
+    """True if matching the pattern could take for ever: it repeats a group, or repeats often."""
     return len(_REPEAT.findall(pattern)) > _MOST_REPEATS or _REPEATED_GROUP.search(pattern) is not None

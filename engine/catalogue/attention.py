@@ -1,4 +1,4 @@
-"""How the attention of a layer is made of heads, and which products of a head's matrices say what the head does."""
+"""The heads of a layer's attention, and whether products of a head's matrices describe what the head does."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from .tree import ListedCheckpoint
 _QK_NORM = re.compile(r"(?:^|\.|_)(?:[qk]|qk|query|key)_?(?:layer)?norm\b|\.[qk]_ln\b")
 _V_NORM = re.compile(r"(?:^|\.|_)v(?:alue)?_?(?:layer)?norm\b")
 _V_NORMED = models("gemma3n gemma3n_text gemma4 gemma4_text")
-"""Whose values are normed without gains, so that no tensor says it."""
+"""Families whose values are normed without gains, so that no tensor shows it."""
 _QK_FLAGS = ("use_qk_norm", "qk_norm", "qk_layernorm", "qk_layernorms", "use_qk_l2norm", "attn_config.qk_ln")
 _MIXES = models("diffllama diffllama2")
-"""Whose heads are differences of two."""
+"""Families whose heads are differences of two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One layer's attention: `count` query heads, of which the first `count / kv_count` use KV head 0, the next 1.
+    """One layer's attention: `count` query heads, of which the first `count / kv_count` use KV head 0, and so on.
 
-    `query`, `key`, `value` and `output` are its projections; of latent attention (MLA) those that expand the latents.
-    A head of the query has `query_dim` rows, of which the first `dim` meet the `dim` rows of a key's head, one of the
-    value `value_dim`. `no_qk` and `no_ov` are the sentences that say why there is no such product, "" where there is.
+    `query`, `key`, `value` and `output` are its projections; for latent attention (MLA) those that expand the latents.
+    A head has `query_dim` rows of the query, the first `dim` of which are multiplied with its `dim` rows of the key,
+    and `value_dim` rows of the value. `no_qk` and `no_ov` say why no product of query and key, or of value and output,
+    describes a head; "" if one does.
     """
 
     address: str
@@ -48,20 +49,20 @@ class Attention:
 
     @property
     def group(self) -> int:
-        """How many query heads use one KV head."""
+        """The number of query heads that share a KV head."""
         return self.count // self.kv_count
 
     @property
     def is_latent(self) -> bool:
-        """Whether keys and values are expanded from a latent."""
+        """True if keys and values are expanded from a latent."""
         return self.key.role == "key_b"
 
 
 def attentions(
     checkpoint: ListedCheckpoint, projections: Iterable[Projection]
 ) -> tuple[list[Attention], dict[str, str]]:
-    """The attentions of a checkpoint, given its projections, none derived, in its order; and by their addresses the
-    sentences that say of others why their heads cannot be told."""
+    """The attentions of a checkpoint, in its order, from its projections (none derived); and for each other attention,
+    by its address, a sentence that says why its heads are not known."""
     groups: dict[str, dict[str, Projection]] = {}
     for p in projections:
         is_matrix = p.rows and not p.is_product
@@ -90,10 +91,10 @@ class _AttentionMaker:
                 self._normed.setdefault((place.prefix, place.layer), set()).update(kinds)
 
     def attention(self, address: str, roles: Mapping[str, Projection]) -> Attention:
-        """One layer's.
+        """The attention of one layer.
 
         Raises:
-            WeightsError: it is not known how its matrices are made of heads.
+            WeightsError: it is not known how its matrices are divided into heads.
         """
         is_latent = "key_b" in roles
         names = ("query_b" if "query_b" in roles else "query", "key_b", "value_b") if is_latent else _ROLES
@@ -102,10 +103,7 @@ class _AttentionMaker:
         query, key, value = (roles[name] for name in names)
         output = roles["output"]
         inner, prefix = self._inner(query)
-        known = sizes(inner, query.layer or 0)
-        count = _of_side(inner, prefix) or known.get("heads", 0)
-        if not count and (dim := known.get("head_dim", 0)):
-            count = query.rows // dim
+        count = _head_count(query, inner, prefix)
         if not count or query.rows % count:
             raise WeightsError(f"{address}: it is not known how many heads it has")
         query_dim = query.rows // count
@@ -129,10 +127,10 @@ class _AttentionMaker:
     def _refusals(
         self, address: str, roles: Mapping[str, Projection], inner: Mapping[str, Any], where: tuple[str, int | None]
     ) -> tuple[str, str]:
-        """Why there is no QK, and why no OV; "" where there is."""
+        """Why the attention has no QK product, and why no OV product; "" if it has one."""
         family, normed = str(inner.get("model_type") or ""), self._normed.get(where, set())
         no_qk = no_ov = ""
-        if ("qk" in normed and "query_b" not in roles) or any(_flag(inner, flag) for flag in _QK_FLAGS):
+        if ("qk" in normed and "query_b" not in roles) or any(_is_set(inner, flag) for flag in _QK_FLAGS):
             no_qk = "queries and keys are normed before they meet (QK norm): no product of the weights gives the scores"
         if "v" in normed or family in _V_NORMED:
             no_ov = "values are normed (v_norm): no product of the weights gives what a head writes"
@@ -140,7 +138,7 @@ class _AttentionMaker:
             no_ov = "each token has a gate between value and output: no product of the weights gives what a head writes"
         elif self._is_fed(roles["output"]):
             no_ov = "there is a norm between value and output: no product of the weights gives what a head writes"
-        if _flag(inner, "clip_qkv") or _flag(inner, "attn_config.clip_qkv"):
+        if _is_set(inner, "clip_qkv") or _is_set(inner, "attn_config.clip_qkv"):
             no_qk = no_ov = (
                 "queries, keys and values are clipped (clip_qkv): no product of the weights gives what it does"
             )
@@ -149,7 +147,7 @@ class _AttentionMaker:
         return tuple(f"{address}: {text}" if text else "" for text in (no_qk, no_ov))  # type: ignore[return-value]
 
     def _is_fed(self, output: Projection) -> bool:
-        """Whether a norm is known to stand before an output."""
+        """True if a norm is known to be applied before an output projection."""
         try:
             return self._norms.feeding(output) is not None
         except WeightsError:
@@ -159,17 +157,25 @@ class _AttentionMaker:
 _ROLES = ("query", "key", "value")
 
 
-def _of_side(config: Mapping[str, Any], prefix: str) -> int:
-    """The heads of an encoder or a decoder whose one config.json has both numbers, as Whisper's; 0 of any other."""
+def _head_count(query: Projection, config: Mapping[str, Any], prefix: str) -> int:
+    """The number of query heads by the part of config.json for their tower; 0 if it is not stated."""
+    known = sizes(config, query.layer or 0)
+    count = _heads_of_side(config, prefix) or known.get("heads", 0)
+    head_dim = known.get("head_dim", 0)
+    return count or (query.rows // head_dim if head_dim else 0)
+
+
+def _heads_of_side(config: Mapping[str, Any], prefix: str) -> int:
+    """The number of heads of an encoder or decoder, if one config.json states both, as Whisper's does; else 0."""
     side = next((word for word in reversed(prefix.split(".")) if word in ("encoder", "decoder")), "")
     value = config.get(f"{side}_attention_heads")
     return value if type(value) is int and value > 0 else 0
 
 
-def _flag(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a config.json, which may hold anything, sets it, at a dotted key too."""
+def _is_set(config: Mapping[str, Any], key: str) -> bool:
+    """True if a config.json, which may hold anything, sets a key; the key may be dotted."""
     first, _, rest = key.partition(".")
     value = config.get(first)
     if rest:
-        return isinstance(value, Mapping) and _flag(value, rest)
+        return isinstance(value, Mapping) and _is_set(value, rest)
     return bool(value)

@@ -1,4 +1,4 @@
-"""Which layers of a model keep a cache of keys and values, and of which projections: for latent attention (MLA)."""
+"""The layers of a model that keep a cache of keys and values, with their projections: for latent attention (MLA)."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _ENCODERS = models(
     "modernbert nomic_bert distilbert gte new esm eurobert mpnet albert vit clip siglip dinov2 "
     "bert nomic-bert nomic-bert-moe jina-bert-v2 jina-bert-v3 modern-bert neo-bert eurobert t5encoder"
 )
-"""Model types without any cache whose layers do not stand in an `encoder`."""
+"""Model types without a cache whose layers are not in an `encoder`."""
 _DECODER_ENCODERS = models("chatglm")
-"""Those whose decoder is called an encoder."""
+"""Model types whose decoder is called an encoder."""
 _KEY_NORM = re.compile(r"(?:^|\.|_)k(?:ey)?_(?:layer)?norm\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """One layer that keeps keys and values of every token: its `roles`, by name."""
+    """One layer that keeps keys and values of every token: its projections, by role."""
 
     address: str
     roles: Mapping[str, Projection]
 
     @property
     def is_latent(self) -> bool:
-        """Whether it is latent attention, whose cache is the output of kv_a and one rotated key."""
+        """True for latent attention, whose cache is the output of kv_a and one rotated key."""
         return "kv_a" in self.roles
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The KV heads of a layer, how many rows of the key each has, and how these are rotated."""
+    """The KV heads of a layer: their number, rows of the key per head, and how these are rotated."""
 
     count: int
     head_dim: int
@@ -51,25 +51,25 @@ class Heads:
 def caches(checkpoint: ListedCheckpoint, projections: Iterable[Projection]) -> list[Cache]:
     """The layers of a model that own a cache, in its order.
 
-    None of encoders, of vision and audio, of heads that predict further tokens, of cross-attention, nor where a layer
-    uses the cache of another (num_kv_shared_layers), takes its values from its keys, or is stored as factors.
+    Left out are encoders, vision and audio, heads that predict further tokens, cross-attention, and layers that
+    use the cache of another (num_kv_shared_layers), take their values from their keys, or are stored as factors.
     """
     groups: dict[str, dict[str, Projection]] = {}
-    most: dict[tuple[str, str | None], float] = {}  # by tower: a model has thousands of projections, and few towers
+    most: dict[tuple[str, str | None], float] = {}  # by tower: there are few towers, but thousands of projections
     for p in projections:
         if p.block != "attention" or p.expert is not None or p.layer is None or p.is_product:
             continue
         place = _prefix(p), p.tower
         if place not in most:
-            most[place] = _layers_with_own(checkpoint.config, *place)
+            most[place] = _layers_with_cache(checkpoint.config, *place)
         if p.layer < most[place]:
             groups.setdefault(p.address.rpartition(".")[0], {})[p.role] = p
     found = (Cache(address, roles) for address, roles in groups.items())
     return [c for c in found if {"key", "value"} <= c.roles.keys() or {"kv_a", "key_b", "value_b"} <= c.roles.keys()]
 
 
-def _layers_with_own(config: Mapping[str, Any], prefix: str, tower: str | None) -> float:
-    """How many of a tower's layers, the first ones, keep a cache of their own; inf where nothing says it of fewer."""
+def _layers_with_cache(config: Mapping[str, Any], prefix: str, tower: str | None) -> float:
+    """The number of a tower's first layers that own a cache; inf if nothing limits it."""
     inner = inner_config(config, prefix)
     family = str(inner.get("model_type") or "")
     words = set(prefix.split("."))
@@ -87,7 +87,7 @@ def _prefix(p: Projection) -> str:
 
 
 class HeadsOf:
-    """Answers how the keys of a layer are made of heads, and how those are rotated."""
+    """Tells how the keys of a layer are divided into heads, and how these are rotated."""
 
     def __init__(self, checkpoint: ListedCheckpoint) -> None:
         self._config, self._is_gguf = checkpoint.config, checkpoint.format.stands_alone
@@ -95,10 +95,10 @@ class HeadsOf:
         self._normed = {(place.prefix, place.layer) for _, place in places if place and _KEY_NORM.search(place.path)}
 
     def of(self, cache: Cache) -> Heads:
-        """Those of a layer that keeps keys and values themselves.
+        """The heads of a layer that keeps keys and values as they are.
 
         Raises:
-            WeightsError: it is not known, or its keys are normed or clipped before they are rotated.
+            WeightsError: they are not known, or the keys are normed or clipped before they are rotated.
         """
         key = cache.roles["key"]
         assert key.layer is not None
@@ -124,10 +124,10 @@ def _clips(config: Mapping[str, Any]) -> bool:
 
 
 def _head_dim(known: Mapping[str, int], cache: Cache) -> int:
-    """Rows of a head of the key: as many as a query's has.
+    """Rows of a head of the key, which are as many as those of the query.
 
     Raises:
-        WeightsError: shapes and config.json do not tell it.
+        WeightsError: shapes and config.json do not tell.
     """
     key, query, heads = cache.roles["key"], cache.roles.get("query"), known.get("heads", 0)
     found = query.rows // heads if query is not None and heads and query.rows % heads == 0 else 0

@@ -1,4 +1,4 @@
-"""What the shapes of a layer say against its names: up and gate take the hidden columns, down gives the hidden rows."""
+"""Contradictions between shapes and names of an MLP: up and gate have the hidden columns, down the hidden rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sizes import Shapes
 
 
 class MlpMember(NamedTuple):
-    """A tensor of an MLP: its roles by name, and the shape (out, in) of each of them; 0 x 0 where it tells nothing."""
+    """A tensor of an MLP: its roles by name, and the shape (out, in) of each; 0 x 0 if the shape tells nothing."""
 
     block: str
     path: str
@@ -21,13 +21,13 @@ class MlpMember(NamedTuple):
 
     @property
     def parent(self) -> str:
-        """The module that holds it, by its path in the layer."""
+        """The path in the layer of the module that holds it."""
         return self.path.rpartition(".")[0]
 
 
 class Verdict(NamedTuple):
-    """The role that shapes prove against a name; or a line that says what contradicts it, `nameless` where the tensor
-    then has no role at all: its name is also another's, or it would have to be split."""
+    """The role that shapes prove against a name; or a line about the contradiction. `nameless`: the tensor then has no
+    role, as another has the same name, or it would have to be split."""
 
     role: str = ""
     line: str = ""
@@ -36,9 +36,9 @@ class Verdict(NamedTuple):
 
 @lru_cache(maxsize=4096)  # most layers of a model are alike
 def judge(members: tuple[MlpMember, ...], hidden: int, stated: int) -> Mapping[str, Verdict]:
-    """Of the MLPs of a layer, each path whose name its shapes contradict.
+    """The verdict on each path in a layer's MLPs whose name contradicts the shapes.
 
-    `hidden` is the width that the layer's attention takes, 0 where unknown; `stated` is that of config.json, which
+    `hidden` is the input width of the layer's attention, 0 if unknown; `stated` is the width in config.json, which
     may be another tower's: it only decides between readings that both fit.
     """
     groups: dict[tuple[str, str], list[MlpMember]] = defaultdict(list)
@@ -54,7 +54,7 @@ def judge(members: tuple[MlpMember, ...], hidden: int, stated: int) -> Mapping[s
 
 
 def _by_names(group: Sequence[MlpMember]) -> dict[str, Verdict]:
-    """Where shapes tell nothing: a gate that has a down and no up beside it is an up."""
+    """Without usable shapes: a gate beside a down without an up is an up."""
     roles = [role for member in group for role in member.roles]
     if sorted(roles) != ["down", "gate"] or len(group) != 2:
         return {}
@@ -62,7 +62,7 @@ def _by_names(group: Sequence[MlpMember]) -> dict[str, Verdict]:
 
 
 def _by_shapes(group: Sequence[MlpMember], hidden: int) -> dict[str, Verdict]:
-    """The only roles that fit; or a line on each, which keeps the role of its name where that is no other's."""
+    """The only roles that fit; else a line for each tensor, which keeps its role by name if no other has that."""
     if roles := _reading(group, hidden):
         named = {member.path: member.roles for member in group}
         return {path: Verdict(role) for path, role in roles.items() if named[path] != (role,)}
@@ -75,7 +75,7 @@ def _by_shapes(group: Sequence[MlpMember], hidden: int) -> dict[str, Verdict]:
 
 
 def _agrees(group: Sequence[MlpMember], hidden: int) -> bool:
-    """Whether the roles by name fit together, stored as (out, in) or as (in, out)."""
+    """True if the roles by name fit together, with matrices stored as (out, in) or as (in, out)."""
     if len(group) == 1 and len(group[0].roles) == 1:
         (member,) = group
         given, taken = (member.cols, member.rows) if member.roles == ("down",) else (member.rows, member.cols)
@@ -89,11 +89,11 @@ def _agrees(group: Sequence[MlpMember], hidden: int) -> bool:
 
 
 def _reading(group: Sequence[MlpMember], hidden: int) -> dict[str, str] | None:
-    """The only roles that the shapes allow, by path; None where they allow none or several."""
+    """The only roles that the shapes allow, by path; None if they allow none or several."""
     if len(group) == 1:
         (member,) = group
         if any(role in member.path.rpartition(".")[2] for role in ("up", "gate", "down")):
-            return None  # a name that means nothing else; `fc1` or `w2` do
+            return None  # names with these words cannot mean anything else; `fc1` or `w2` can
         return {member.path: "up" if member.roles == ("down",) else "down"}
     fitting: list[tuple[MlpMember, dict[str, str]]] = []
     for down in (member for member in group if len(member.roles) == 1):
@@ -108,7 +108,7 @@ def _reading(group: Sequence[MlpMember], hidden: int) -> dict[str, str] | None:
 
 
 def _inputs(others: Sequence[MlpMember]) -> dict[str, str] | None:
-    """What stands beside a down: gate and up, or up alone; None where names do not tell the two apart."""
+    """The roles of the tensors beside a down: gate and up, or only up; None if names do not distinguish the two."""
     if len(others) == 1:
         return {} if len(others[0].roles) == 2 else {others[0].path: "up"}
     if len(others) != 2 or any(len(member.roles) == 2 for member in others):
@@ -121,9 +121,9 @@ def _inputs(others: Sequence[MlpMember]) -> dict[str, str] | None:
 
 
 def latent_query_rows(shapes: Shapes, heads: int) -> tuple[int, int] | None:
-    """How many rows queries have that fit a layer's latent keys: alone, and with an output gate as wide as its values.
+    """The number of query rows that fits a layer's latent keys: without and with an output gate as wide as its values.
 
-    None where a shape or the number of heads is unknown.
+    None if a shape or the number of heads is unknown.
     """
     names = ("attention.kv_a+key_rope", "attention.key_b+value_b", "attention.output")
     latent, expanded, output = (shapes.get(name, ()) for name in names)

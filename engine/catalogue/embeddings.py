@@ -1,4 +1,4 @@
-"""The tensors by which tokens enter the residual stream and leave it: embedding and unembedding, by their names."""
+"""The embedding and the unembedding of tokens, by their names: how tokens enter and leave the residual stream."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from .names import inner_config, locate, locate_in, modality, numbered, words_of
 from .tree import ListedCheckpoint
 
 _EMBEDDINGS = (
-    *("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "word_embedding", "embed_in", "token_embd", "shared"),
-    *("token_embedding", "embeddings", "embedding"),
-)
+    "embed_tokens", "wte", "tok_embeddings", "word_embeddings", "word_embedding", "embed_in", "token_embd", "shared",
+    "token_embedding", "embeddings", "embedding",
+)  # fmt: skip
 _UNEMBEDDINGS = ("lm_head", "embed_out", "output_layer", "output")
 _ENCODERS, _DECODERS = frozenset(("encoder", "enc")), frozenset(("decoder", "dec"))
 
 
 class Embeddings:
-    """The embedding and the unembedding of a checkpoint, of which two towers may have two."""
+    """The embeddings and unembeddings of a checkpoint; two towers may have two of each."""
 
     def __init__(self, checkpoint: ListedCheckpoint) -> None:
         self._config = checkpoint.config
         self._matrices = {".".join(words_of(t.name)): t for t in checkpoint.tensors if len(t.shape) == 2}
 
     def embedding(self, projection: Projection) -> Tensor:
-        """The matrix whose rows are what tokens are in the residual stream that a projection reads.
+        """The matrix whose rows are the tokens' vectors in the residual stream that a projection reads.
 
         Raises:
-            WeightsError: there is none of its tower.
+            WeightsError: its tower has none.
         """
         found = self._nearest(_EMBEDDINGS, _tower(projection))
         if found is None:
@@ -37,11 +37,11 @@ class Embeddings:
         return found
 
     def unembedding(self, projection: Projection) -> Tensor:
-        """The matrix whose rows say how much of each token is in the residual stream that a projection writes to: the
-        embedding where the two are tied.
+        """The matrix whose rows measure each token in the residual stream that a projection writes to: the embedding if
+        the two are tied.
 
         Raises:
-            WeightsError: there is none of its tower.
+            WeightsError: its tower has none.
         """
         tower = _tower(projection)
         if _ENCODERS & set(tower) and any(_DECODERS & set(name.split(".")) for name in self._matrices):
@@ -53,8 +53,8 @@ class Embeddings:
         return found or self.embedding(projection)
 
     def _nearest(self, leaves: Iterable[str], tower: Sequence[str]) -> Tensor | None:
-        """Of the matrices with one of these names outside of layers that of the same tower: with the most words before
-        it that the tower has too."""
+        """The matrix with one of these names, outside of layers, whose preceding words agree longest with those of the
+        tower; None if there is none."""
         listed = tuple(leaves)
         found: dict[str, tuple[int, int]] = {}
         for name in self._matrices:
@@ -72,10 +72,10 @@ _OPPOSITE = ((_ENCODERS, _DECODERS), (_DECODERS, _ENCODERS))
 
 
 def _tower(projection: Projection) -> list[str]:
-    """The words before the list of layers that a projection stands in.
+    """The words before the list of layers in a projection's name.
 
     Raises:
-        WeightsError: it stands in none, or in a tower of no text.
+        WeightsError: it is in no layer, or in a tower that is not for text.
     """
     name = projection.tensor
     place = locate(name) or locate_in(name, frozenset(numbered(name)))
@@ -87,6 +87,6 @@ def _tower(projection: Projection) -> list[str]:
 
 
 def _shared(words: Sequence[str], tower: Sequence[str]) -> int:
-    """How many first words are the same."""
+    """The number of first words that are equal."""
     pairs = zip(words, tower, strict=False)
     return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(words), len(tower)))

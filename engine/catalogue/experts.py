@@ -1,4 +1,4 @@
-"""A few experts of each layer in place of all."""
+"""A sample of the experts of each layer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..spectrum import Projection
 
 
 def sample(projections: Iterable[Projection], count: int | None) -> list[Projection]:
-    """The projections with at most `count` experts of each layer, all of them where it is None; the others stay.
+    """The projections, but at most `count` experts of each layer; None keeps all.
 
-    The same ones every time: of n experts those at 0, n / count, 2 n / count ... in the order of their numbers, so
-    that twice as many hold the same again.
+    The choice is always the same: of n experts those at 0, n / count, 2 n / count ... in the order of their numbers, so
+    that a sample twice as large contains the smaller one.
     """
     everything = list(projections)
     if count is None:

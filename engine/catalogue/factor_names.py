@@ -1,4 +1,4 @@
-"""Which tensors are the two factors of a matrix, told by their names: adapters (LoRA), and checkpoints of low rank."""
+"""Recognising the two factors of a matrix by the names of tensors: adapters (LoRA), and checkpoints of low rank."""
 
 from __future__ import annotations
 
@@ -7,28 +7,21 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 OTHER = {"LoHa": "LoHa", "LoKr": "LoKr", "third": "a LoRA of three factors"}
-"""The sides of parts that make no product of two factors, and what they are of."""
+"""Sides of parts that form no product of two factors, and the kind of adapter that has them."""
 LORA, NESTED, APPLY = "LoRA", "nested linears", "rankscope apply"
 _WORDS = ("lora", "hada_", "lokr_", ".U.")
 _ENDINGS = (
-    ".A",
-    ".B",
-    ".0.weight",
-    ".1.weight",
-    "Linear.weight",
-    "_u_proj.weight",
-    "_v_proj.weight",
-    ".VT.weight",
+    ".A", ".B", ".0.weight", ".1.weight", "Linear.weight", "_u_proj.weight", "_v_proj.weight", ".VT.weight",
     ".U.weight",
-)
+)  # fmt: skip
 
 
 class Named(NamedTuple):
-    """What a tensor's name says: it is the factor "A" (its columns are the inputs) or "B" of the matrix of `module`,
-    or "alpha", a number that scales it, "magnitude", the lengths of DoRA, or one of OTHER.
+    """The meaning of a tensor's name. `side` is "A" (its columns are the inputs) or "B" for a factor of the matrix of
+    `module`, "alpha" for a number that scales it, "magnitude" for the lengths of DoRA, or a key of OTHER.
 
-    `kind` is LORA or the way of low rank, `adapter` the name of one of several, `block` the number of one of several
-    blocks of B, `is_turned` whether the tensor is stored as (inputs, outputs).
+    `kind` is LORA or the kind of low rank, `adapter` the name of one of several adapters, `block` the number of one of
+    several blocks of B. `is_turned`: the tensor is stored as (inputs, outputs).
     """
 
     module: str
@@ -68,23 +61,23 @@ ff_context norm1_context diffusion_model c_attn c_proj c_fc lm_head embed_tokens
 query_key_value dense_h_to_4h dense_4h_to_h
 """
 _COMPOUNDS = sorted(tuple(word.split("_")) for word in _COMPOUND_WORDS.split())[::-1]
-"""Words with an underscore of their own, of two that begin alike the longer one first."""
+"""Words that contain underscores; of two that begin alike the longer comes first."""
 
 
 def may_be_factor(name: str) -> bool:
-    """Whether it is worth while to look at a name: a model of 91,000 tensors has none that is."""
+    """A quick test that rules out most names; in a model of 91,000 tensors it may rule out all."""
     return name.endswith(_ENDINGS) or any(word in name for word in _WORDS)
 
 
 def named(name: str) -> Iterator[Named]:
-    """What a tensor's name may say, the likeliest first; nothing of any other tensor."""
+    """Yield what a tensor's name may mean, the likeliest first; nothing if it is no factor."""
     if found := _X_FLUX.fullmatch(name):
         stream = {"1": "img_attn.", "2": "txt_attn.", "": ""}[found[3]]
         yield Named(f"{found[1]}.{stream}{found[2]}", _side(found[4]))
     elif found := _PEFT.fullmatch(name):
         yield Named(found[1], found[3], adapter="" if found[4] in (None, "default") else found[4])
     elif found := _SMALL.fullmatch(name):
-        # llama.cpp keeps the name of the tensor and A as PEFT has it; MLX has both turned.
+        # llama.cpp appends to the tensor's full name and stores A as PEFT does; MLX stores both transposed.
         yield Named(found[1], found[3].upper(), is_turned=not found[2])
     elif found := _DOWN_UP.fullmatch(name):
         yield Named(dotted(found[1].replace(".processor.", ".")), _side(found[3]), adapter=found[2] or "")
@@ -98,8 +91,9 @@ def named(name: str) -> Iterator[Named]:
 
 
 def dotted(module: str) -> str:
-    """A module whose name kohya's scripts wrote with underscores, as its model writes it: `lora_unet_down_blocks_0_...`
-    is `down_blocks.0. ...`, of several text encoders `te1.text_model. ...`; any other as it is."""
+    """The name of a module in its model, from the one that kohya's scripts write with underscores:
+    `lora_unet_down_blocks_0_...` is `down_blocks.0. ...`, for several text encoders `te1.text_model. ...`. Other names
+    are returned unchanged."""
     if "." in module or not (found := _FLAT.match(module)):
         return module
     words = module[found.end() :].split("_")

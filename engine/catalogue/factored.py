@@ -1,6 +1,6 @@
 """Matrices that a checkpoint holds as two factors B A: adapters (LoRA), and checkpoints of low rank.
 
-For each a tensor stands in under the name that the matrix has in its model, so that the catalogue says what it is.
+For each matrix a stand-in tensor is added under the matrix's name in its model, so that the catalogue can place it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from .names import locate
 from .rules import find_rules
 
 _FactorGroup = tuple[str, str, str]
-"""Kind, module, and name of the adapter."""
+"""Kind, module, and the adapter's name."""
 _NamedTensor = tuple[Named, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class FactorPair:
-    """The factors of a matrix of `shape` (outputs, inputs): the blocks of B in their order, and A, which share the size
-    `inner`. The product is times `scale`, and times the number in `alpha` where there is such a tensor. `is_turned`:
-    both factors are stored as (inputs, outputs); `stands_turned` that of the stand-in. Of a stack of experts all
-    of this is said of each of its `planes`, 0 for one pair alone.
+    """The factors of a matrix of `shape` (outputs, inputs): the blocks of B in order, and A; they share the size
+    `inner`.
+
+    The product is multiplied by `scale`, and by the number in `alpha` if there is such a tensor. `is_turned`: both
+    factors are stored as (inputs, outputs); `stands_turned`: the stand-in is. For a stack of experts all of this
+    holds for each of its `planes`; 0 for a single pair.
     """
 
     kind: str
@@ -46,8 +48,8 @@ class FactorPair:
 
 @dataclass(slots=True)
 class Factored:
-    """`tensors` are those of a checkpoint with the stand-ins, the factors of adapters under the names that PEFT would
-    give them; `pairs` by the name of their stand-in, `originals` by such a name. `lines` are what a user should know.
+    """`tensors` are a checkpoint's tensors with the stand-ins, and with factors of adapters under PEFT's names. `pairs`
+    are by the name of their stand-in, `originals` by PEFT's name. `lines` are what a user should know.
     """
 
     tensors: list[Tensor]
@@ -58,8 +60,7 @@ class Factored:
 
 
 def factored(tensors: Sequence[Tensor], adapter: Mapping[str, Any], *, is_gguf: bool) -> Factored:
-    """What of these tensors are factors; `adapter` is adapter_config.json, {} where there is none. Names and shapes
-    alone."""
+    """Find the factors among tensors, by names and shapes; `adapter` is adapter_config.json, {} if there is none."""
     groups, beside = _groups(tensors, is_gguf)
     found = Factored(list(tensors))
     if not groups and not beside:
@@ -78,17 +79,17 @@ def _take_pairs(
     beside: Mapping[str, Sequence[_NamedTensor]],
     scales: Scales,
 ) -> dict[str, list[str]]:
-    """Take what has a product; by the reason which factors of adapters have none."""
+    """Take the pairs that have a product; return the factors of adapters without one, by the reason."""
     names = {tensor.name for tensor in found.tensors}
     adapters = Counter(module for kind, module, _ in groups if kind == LORA)
     failed: dict[str, list[str]] = defaultdict(list)
     for (kind, module, name), held in groups.items():
         pair = _pair(kind, module, held)
         if kind != LORA:
-            if isinstance(pair, FactorPair) and _place_of(pair) not in names:
-                found.pairs[_place_of(pair)] = pair
+            if isinstance(pair, FactorPair) and _matrix_name(pair) not in names:
+                found.pairs[_matrix_name(pair)] = pair
             continue
-        if any(said.side in OTHER for said, _ in beside.get(module, ())):
+        if any(part.side in OTHER for part, _ in beside.get(module, ())):
             pair = "A and B of a module with a third factor, which are not multiplied"
         if isinstance(pair, str):
             failed[pair].append(held[0][1].name)
@@ -97,7 +98,7 @@ def _take_pairs(
         if names & {stand_in, f"{module}.weight", f"{module}.base_layer.weight"} or adapters[module] > 1:
             stand_in = f"{module}.lora_BA{_suffix(name)}.weight"
         names.add(stand_in)
-        found.pairs[stand_in] = _scaled(pair, scales, beside)
+        found.pairs[stand_in] = _with_scale(pair, scales, beside)
     return failed
 
 
@@ -108,40 +109,34 @@ def _suffix(adapter: str) -> str:
 def _groups(
     tensors: Iterable[Tensor], is_gguf: bool
 ) -> tuple[dict[_FactorGroup, list[_NamedTensor]], dict[str, list[_NamedTensor]]]:
-    """The factors by the matrix that they make, and by module what lies beside those of adapters."""
+    """The factors, by the matrix that they form; and the other tensors of adapters, by module."""
     groups: dict[_FactorGroup, list[_NamedTensor]] = defaultdict(list)
     beside: dict[str, list[_NamedTensor]] = defaultdict(list)
     held = list(tensors)
     for tensor in held:
-        for said in named(tensor.name) if may_be_factor(tensor.name) else ():
-            if said.side in ("A", "B") and not (is_gguf and said.kind != LORA):
-                groups[said.kind, said.module, said.adapter].append((said, tensor))
-            elif said.side in OTHER:
-                beside[said.module].append((said, tensor))
+        for part in named(tensor.name) if may_be_factor(tensor.name) else ():
+            if part.side in ("A", "B") and not (is_gguf and part.kind != LORA):
+                groups[part.kind, part.module, part.adapter].append((part, tensor))
+            elif part.side in OTHER:
+                beside[part.module].append((part, tensor))
     modules = {module for kind, module, _ in groups if kind == LORA}
     for tensor in held if modules else ():
-        for said in named(tensor.name):
-            if said.side in ("alpha", "magnitude") and said.module in modules:
-                beside[said.module].append((said, tensor))
+        for part in named(tensor.name):
+            if part.side in ("alpha", "magnitude") and part.module in modules:
+                beside[part.module].append((part, tensor))
     return groups, beside
 
 
 def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | str:
-    """The factors of a matrix, or why these tensors are none."""
-    right = [tensor for said, tensor in held if said.side == "A"]
-    left = sorted((said.block, tensor) for said, tensor in held if said.side == "B")
-    blocks = tuple(tensor for _, tensor in left)
-    if len(right) != 1 or not left or [number for number, _ in left] != list(range(len(left))):
-        return "A without B" if not left else "B without A" if not right else "several factors of one name"
-    (a,) = right
+    """The factors of a matrix, or the reason why these tensors form none."""
+    sides = _sides(held)
+    if isinstance(sides, str):
+        return sides
+    a, blocks = sides
     planes = a.shape[0] if kind == LORA and len(a.shape) == 3 and blocks[0].shape[2:] != (1,) else 0
-    if planes and (len(blocks[0].shape) != 3 or blocks[0].shape[0] != planes):
-        return "stacks of factors that do not fit"
-    if kind == LORA and module.removesuffix(".base_layer").rpartition(".")[2] == "experts":
-        return "factors of a stack of experts, which are not multiplied"
-    if not all(len(t.shape) == 2 or (kind == LORA and len(t.shape) > 2) for t in (a, *blocks)):
-        return "factors that are not matrices"
-    turned = held[0][0].is_turned and not planes  # MLX has stacks as PEFT has single factors
+    if reason := _why_no_factors(kind, module, (a, *blocks), planes):
+        return reason
+    turned = held[0][0].is_turned and not planes  # MLX stores stacks as PEFT stores single factors
     for is_turned in (turned, not turned) if kind == LORA else (False,):
         a_shape, *shapes = (_matrix(t.shape[1:] if planes else t.shape, is_turned) for t in (a, *blocks))
         rows, inner = sum(m for m, _ in shapes), sum(r for _, r in shapes)
@@ -151,38 +146,59 @@ def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | 
     return "an A and a B whose shapes do not fit"
 
 
+def _sides(held: Sequence[_NamedTensor]) -> tuple[Tensor, tuple[Tensor, ...]] | str:
+    """A and the blocks of B in their order, or what is missing or too much."""
+    right = [tensor for part, tensor in held if part.side == "A"]
+    left = sorted((part.block, tensor) for part, tensor in held if part.side == "B")
+    if len(right) == 1 and left and [number for number, _ in left] == list(range(len(left))):
+        return right[0], tuple(tensor for _, tensor in left)
+    return "A without B" if not left else "B without A" if not right else "several factors of one name"
+
+
+def _why_no_factors(kind: str, module: str, factors: Sequence[Tensor], planes: int) -> str:
+    """The reason why A and the blocks of B, in this order, are no factors of matrices, "" if they may be."""
+    first = factors[1]
+    if planes and (len(first.shape) != 3 or first.shape[0] != planes):
+        return "stacks of factors that do not fit"
+    if kind == LORA and module.removesuffix(".base_layer").rpartition(".")[2] == "experts":
+        return "factors of a stack of experts, which are not multiplied"
+    if not all(len(t.shape) == 2 or (kind == LORA and len(t.shape) > 2) for t in factors):
+        return "factors that are not matrices"
+    return ""
+
+
 def _matrix(shape: Sequence[int], is_turned: bool) -> tuple[int, int]:
-    """A shape as that of a matrix (outputs, inputs): of a convolution one row for each output."""
+    """A shape as that of a matrix (outputs, inputs); a convolution has one row for each output."""
     rows, cols = shape[0], prod(shape[1:])
     return (cols, rows) if is_turned else (rows, cols)
 
 
 def _is_nested(pair: FactorPair) -> bool:
-    """Whether two linears in a row are one projection of low rank, and not two layers of a small network."""
+    """True if two linears in a row are one projection of low rank, not two layers of a small network."""
     place = locate(f"{pair.module}.weight")
     return pair.inner < min(pair.shape) and place is not None and bool(find_rules(place.path, "", 2))
 
 
-def _scaled(pair: FactorPair, scales: Scales, beside: Mapping[str, Sequence[_NamedTensor]]) -> FactorPair:
-    """With its scale: kohya's scripts store alpha beside the factors."""
-    alpha = next((t for said, t in beside.get(pair.module, ()) if said.side == "alpha" and prod(t.shape) == 1), None)
+def _with_scale(pair: FactorPair, scales: Scales, beside: Mapping[str, Sequence[_NamedTensor]]) -> FactorPair:
+    """The pair with its scale; kohya's scripts store alpha beside the factors."""
+    alpha = next((t for part, t in beside.get(pair.module, ()) if part.side == "alpha" and prod(t.shape) == 1), None)
     scale = scales.of(pair.module, pair.inner) if alpha is None else 1 / scales.divisor(pair.inner)
     return replace(pair, scale=scale, alpha=alpha, stands_turned=scales.is_turned and not pair.planes)
 
 
-def _place_of(pair: FactorPair) -> str:
-    """The name of the matrix that a checkpoint of low rank has factors of."""
+def _matrix_name(pair: FactorPair) -> str:
+    """The name of the matrix whose factors a checkpoint of low rank holds."""
     return pair.module if pair.kind == APPLY else f"{pair.module}.weight"
 
 
 def _rename(found: Factored, groups: Mapping[_FactorGroup, Sequence[_NamedTensor]]) -> None:
-    """The factors of adapters under PEFT's names, as far as these are free."""
+    """Give the factors of adapters PEFT's names, unless these are taken."""
     turned = {t.name: pair.is_turned for pair in found.pairs.values() for t in (pair.a, *pair.blocks)}
     renamed: dict[str, str] = {}
     for (kind, module, adapter), held in groups.items():
-        for said, tensor in held if kind == LORA else ():
-            renamed[tensor.name] = name = f"{module}.lora_{said.side}{_suffix(adapter)}.weight"
-            if turned.get(tensor.name, said.is_turned):
+        for part, tensor in held if kind == LORA else ():
+            renamed[tensor.name] = name = f"{module}.lora_{part.side}{_suffix(adapter)}.weight"
+            if turned.get(tensor.name, part.is_turned):
                 found.turned.add(name)
     taken = {tensor.name for tensor in found.tensors}
     for index, tensor in enumerate(found.tensors):
@@ -200,18 +216,18 @@ def _stand_in(name: str, pair: FactorPair) -> Tensor:
 
 
 def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_NamedTensor]]) -> list[str]:
-    lines = [f"{_counted(names)}: {why}, e.g. {printable(names[0])}" for why, names in failed.items()]
+    lines = [f"{_how_many(names)}: {why}, e.g. {printable(names[0])}" for why, names in failed.items()]
     sides: dict[str, list[str]] = defaultdict(list)
     for held in beside.values():
-        for said, tensor in held:
-            sides[said.side].append(tensor.name)
+        for part, tensor in held:
+            sides[part.side].append(tensor.name)
     if names := sides["magnitude"]:
         lines.append(
-            f"DoRA: {_counted(names)} of magnitudes not applied, e.g. {printable(names[0])}: "
+            f"DoRA: {_how_many(names)} of magnitudes not applied, e.g. {printable(names[0])}: "
             "the spectra are those of scale x B A"
         )
     lines += [
-        f"{_counted(names)} of {what}, which is not a product of two factors: what they change is not computed, "
+        f"{_how_many(names)} of {what}, which is not a product of two factors: what they change is not computed, "
         f"e.g. {printable(names[0])}"
         for side, what in OTHER.items()
         if (names := sides[side])
@@ -219,5 +235,5 @@ def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_N
     return lines
 
 
-def _counted(names: Sequence[str]) -> str:
+def _how_many(names: Sequence[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) != 1)}"

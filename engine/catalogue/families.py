@@ -1,8 +1,8 @@
 """The table of model families: which tensor of a layer is which projection. Data only.
 
-A rule without models holds wherever its names stand; one with models, in those families alone (a
-model_type, or `model_type+flag` where a flag of config.json decides). FUSED is looked up before PLAIN,
-and in both the first match wins. A new family is a line here (or none, where its names are in PLAIN).
+A rule without models applies to its names in every family, a rule with models only in those (a
+model_type, or `model_type+flag` if a flag of config.json decides). FUSED is searched before PLAIN,
+and in both the first match wins. A new family is a line here, or none if its names are in PLAIN.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ FLAGS = {
     "gpt_bigcode": (("multi_query", True),),
     "chatglm": (("multi_query_attention", False),),
 }
-"""Flags of config.json that decide a family's layout, with the value that its absence means. The first that
-holds is appended to the model_type."""
+"""Flags of config.json that decide a family's layout, with the value that their absence means. The first flag that is
+set is appended to the model_type."""
 
 _GPT2 = models("gpt2 gpt-sw3 openai-gpt imagegpt decision_transformer jais")
 _QWEN = models("qwen")
@@ -176,7 +176,7 @@ FUSED = (
     Rule(r"^attn_q", "attention", "", (QUERY_GATE,), when="gated"),
     _attention(r"^attn_kv_a_mqa", LATENT, LATENT_ALONE),
     _attention(r"^attn_kv_b", LATENT_B),
-    # Instead of these llama.cpp since April 2025: what the queries of each head are multiplied with, and the values.
+    # Since April 2025 llama.cpp stores these instead: for each head the matrix of its queries, and that of its values.
     Rule(r"^attn_k_b", "attention", "key_b", stack="turned heads"),
     Rule(r"^attn_v_b", "attention", "value_b", stack="heads"),
 )
@@ -290,8 +290,8 @@ NOT_PROJECTIONS = re.compile(
     r"|(?:\w+\.)*hc_fn|hc_\w+_fn|\w+_hc\.fn|compressor\.\w+|downsample\.reduction|\w+_adapter_list\.\d+\.[01]"
     r")$"
 )
-"""Matrices inside layers that are known to be no projection: routers, gates of one row, tables, scales, mixtures of
-residual streams, low-rank adapters, and what multi-token-prediction layers add."""
+"""Matrices inside layers that are known to be no projections: routers, gates of one row, tables, scales, mixtures of
+residual streams, low-rank adapters, and additions of multi-token-prediction layers."""
 
 KNOWN_FAMILIES = models(
     "RefinedWeb RefinedWebModel afmoe albert apertus arcee arctic aria_text axk1 axk2 baichuan bailing_hybrid "
@@ -315,6 +315,6 @@ KNOWN_FAMILIES = models(
     "switch_transformers t5 t5gemma telechat umt5 unlimited_ocr vaultgemma videomae videoprism vit wav2vec2 "
     "wav2vec2-bert wav2vec2-conformer whisper xglm xlm xlnet xlstm zamba zamba2 zaya"
 )
-"""Families whose every projection the rules name (GGUF files have names of their own): a scan leaves out whatever
-else their layers hold. In any other family a matrix without a rule may be a projection, and a scan computes it under
-its own name."""
+"""Families in which the rules name every projection (GGUF files have other names): a scan leaves out whatever
+else their layers hold. In other families a matrix without a rule may be a projection, so a scan computes it under
+its tensor's name."""

@@ -1,4 +1,4 @@
-"""By how much RoPE turns each pair of rows from one position to the next, with what stretches it to long texts."""
+"""The angles by which RoPE turns each pair of rows from one position to the next, with scaling for long texts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .tree import ListedCheckpoint
 
 _PLAIN = ("default", "none", "")
 _FACTORS = "rope_freqs.weight"
-"""In a GGUF file: by what each frequency is divided."""
+"""The tensor of a GGUF file by which the frequencies are divided."""
 
 
 def rope_at(checkpoint: ListedCheckpoint, key: Projection, head_dim: int) -> tuple[Rope, tuple[float, ...]]:
-    """How the heads of a key, of `head_dim` rows, are rotated, and by how many radians a token.
+    """The rotation of a key's heads, which have `head_dim` rows, and its radians per token for each pair.
 
     Raises:
         WeightsError: it is not known.
@@ -36,12 +36,12 @@ def rope_at(checkpoint: ListedCheckpoint, key: Projection, head_dim: int) -> tup
 
 
 def frequencies(config: Mapping[str, Any], rope: Rope, layer: int, is_gguf: bool) -> tuple[float, ...]:
-    """Radians a position of each pair, the highest first: theta^(-2 i / dims), over what `rope_scaling` says.
+    """Radians per position for each pair, the highest first: theta^(-2 i / dims), scaled as `rope_scaling` says.
 
-    `config` is the part of the layer's tower, `rope` what rope_of says of it.
+    `config` is the part for the layer's tower, `rope` the result of rope_of for it.
 
     Raises:
-        WeightsError: they are stretched in a way that depends on the text's length, or is not known.
+        WeightsError: the scaling depends on the text's length, or is not known.
     """
     plain = tuple(rope.theta ** (-2 * i / rope.dims) for i in range(rope.dims // 2))
     if config.get("rope_local_base_freq") or (is_gguf and str(config.get("model_type")) == "gemma3"):
@@ -59,7 +59,7 @@ def frequencies(config: Mapping[str, Any], rope: Rope, layer: int, is_gguf: bool
 
 
 def _scaling(config: Mapping[str, Any], layer: int) -> Mapping[str, Any]:
-    """`rope_scaling`, or `rope_parameters` as transformers 5 writes them, of all layers or of the layer's type."""
+    """`rope_scaling`, or transformers 5's `rope_parameters`, for all layers or for the layer's type."""
     found, types = config.get("rope_parameters"), config.get("layer_types")
     if isinstance(found, Mapping) and isinstance(types, list) and layer < len(types):
         inner = found.get(str(types[layer]))
@@ -70,7 +70,8 @@ def _scaling(config: Mapping[str, Any], layer: int) -> Mapping[str, Any]:
 
 
 def _llama3(plain: tuple[float, ...], factor: float, stated: Mapping[str, Any]) -> tuple[float, ...]:
-    """Low frequencies over the factor, high ones as they are, between them a mean (transformers' llama3)."""
+    """Low frequencies divided by the factor, high ones unchanged, and a weighted mean between (transformers'
+    llama3)."""
     low, high = _number(stated, "low_freq_factor"), _number(stated, "high_freq_factor")
     trained = _number(stated, "original_max_position_embeddings")
     if not (low and high and trained) or low == high:

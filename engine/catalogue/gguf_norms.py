@@ -1,7 +1,7 @@
 """The table of norms for GGUF files, whose tensors have other names: rows as in norm_families.py, by architecture.
 
-Where the gain of a family is 1 + w, its converter has added the 1. The rows are held against the `gguf` package's map
-of names and the rows of the families (tests/unit/engine/test_norms_gguf.py).
+If the gain of a family is 1 + w, its converter has added the 1. A test compares the rows with the `gguf` package's map
+of names and with the rows of the families (tests/unit/engine/test_norms_gguf.py).
 """
 
 from __future__ import annotations

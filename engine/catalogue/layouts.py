@@ -1,7 +1,7 @@
 """How one stored tensor holds several projections, and the rule that says which tensors do.
 
-Singular values do not change under transposition or permutation of rows, so head order, RoPE
-permutations and (in, out) storage only matter for which rows belong to which projection.
+Singular values do not change under transposition or permutation of rows. So head order, RoPE
+permutations and (in, out) storage only matter for deciding which rows belong to which projection.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`axis` is `groups` equal groups; each holds the parts (role, width) in order.
+    """`axis` is divided into `groups` equal groups, each with the parts (role, width) in order.
 
-    Widths and groups are names of numbers in `sizes.resolve`. All widths may instead be plain numbers:
-    then they are shares of the group, whatever its size, and no config is needed.
+    Widths and groups are names of numbers in `sizes.resolve`. If all widths are plain numbers instead,
+    they are shares of the group, whatever its size, and no config is needed.
     """
 
     axis: int
@@ -23,7 +23,7 @@ class Layout:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """What it holds, in order."""
+        """The roles of its parts, in order."""
         return tuple(role for role, _ in self.parts)
 
 
@@ -73,27 +73,27 @@ NAMES = {
     "INTERLEAVE": INTERLEAVE, "DELTA": DELTA, "DELTA-BA": DELTA_BA, "DELTA-CAT": DELTA_CAT, "SSM1": SSM1,
     "SSM1, interleaved": SSM1_INTERLEAVE, "SSM2": SSM2, "SSM-X": SSM_X, "CONV": CONV,
 }  # fmt: skip
-"""What the documentation calls the layouts."""
+"""The layouts by the names that the documentation gives them."""
 
 
 THREE_AXES = frozenset(("planes", "flat", "heads", "turned heads"))
-"""What Rule.stack is of 3-D tensors."""
+"""The values of Rule.stack for 3-D tensors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Tensors whose path in the layer ends with `path` (a regular expression over whole names).
 
-    `layouts` are tried in order, the first that fits the shapes holds; without any, the tensor is one
+    `layouts` are tried in order, and the first that fits the shapes is taken; without any, the tensor is one
     projection. `when` is a condition on the shapes of the layer: "doubled", twice as many rows as the
     MLP's last matrix has columns; "gated", twice as many as the queries need; "latent gated", as many as
-    latent queries with an output gate. `stack` says what stands beside one another: "planes" of a 3-D
-    tensor, "rows" in equal blocks as many as the number named
-    by `count`, "flat" for the axes behind the first of a 3-D tensor, "heads" for the planes of one below one another,
-    "turned heads" for these where each is transposed. A rule that is `proven` splits only where
-    the output matrix and the heads are known, and all its layouts that fit cut alike; without layouts, never. One
-    that is `by_output`, whose names always mean the same order, splits those of an unknown family only where the
-    output matrix is known: that tells how many rows are queries.
+    latent queries with an output gate. `stack` says how matrices are stacked: "planes" of a 3-D
+    tensor; "rows", in equal blocks whose number is the size named by `count`; "flat", one matrix whose columns are all
+    axes of a 3-D tensor but the first; "heads", one matrix of the planes of a 3-D tensor below one another;
+    "turned heads", the same with each plane transposed. A `proven` rule splits only if the output matrix and the heads
+    are known, and all its layouts that fit cut the same way; without layouts it never splits. A rule that is
+    `by_output`, for names that always mean the same order, splits tensors of an unknown family only if the output
+    matrix is known, which tells how many rows are queries.
     """
 
     path: str
@@ -110,7 +110,7 @@ class Rule:
 
     @property
     def holds(self) -> str:
-        """The role, or of a fused tensor its roles with a plus between them."""
+        """The role, or for a fused tensor its roles joined by plus signs."""
         return self.role or "+".join(self.layouts[0].roles if self.layouts else ())
 
 

@@ -1,4 +1,4 @@
-"""What is judged of a layer as a whole: the tensors of its MLPs, and of each expert by itself where experts differ."""
+"""The tensors of the MLPs of a layer, judged together; those of each expert by itself if the experts differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _INTEGERS = re.compile(r"[IU]\d+|BOOL")
 
 
 class MlpGroup(NamedTuple):
-    """Whose tensors are judged together: a layer's, or one expert's where those of the layer differ in their shapes."""
+    """Identifies tensors that are judged together: a layer's, or one expert's if the layer's experts differ in
+    shape."""
 
     prefix: str
     layer: int
@@ -25,7 +26,7 @@ class MlpGroup(NamedTuple):
 
 
 class MlpTensor(NamedTuple):
-    """A tensor of an MLP, its path in the layer and the rule that holds for it; `turned`: its planes are (in, out)."""
+    """A tensor of an MLP, its path in the layer and the rule that applies to it; `turned`: its planes are (in, out)."""
 
     path: str
     tensor: Tensor
@@ -34,12 +35,12 @@ class MlpTensor(NamedTuple):
 
     @property
     def module(self) -> str:
-        """What holds it, by its path in the layer."""
+        """The path in the layer of the module that holds it."""
         return self.path.rpartition(".")[0]
 
     @property
     def member(self) -> MlpMember:
-        """What its shape tells: nothing where blocks of rows make a stack, where it is packed, or odd and fused."""
+        """Its roles and shape; without a shape if it is a stack of row blocks, packed, or fused with odd rows."""
         tensor, rule = self.tensor, self.rule
         roles = (rule.role,) if rule.role else rule.layouts[0].roles
         rows, cols = tensor.shape[-2:]
@@ -52,7 +53,7 @@ class MlpTensor(NamedTuple):
 
 @lru_cache(maxsize=65536)
 def block_of(block: str, path: str) -> str:
-    """A rule's block, but for the MLPs that all tokens share beside experts."""
+    """A rule's block, or "shared_expert" for MLPs that all tokens share beside experts."""
     shared = any(word in _SHARED for word in path.split("."))
     return "shared_expert" if shared and block in ("mlp", "expert") else block
 
@@ -60,9 +61,9 @@ def block_of(block: str, path: str) -> str:
 def verdicts(
     groups: Mapping[MlpGroup, Sequence[MlpTensor]], widths: Callable[[str, int], tuple[int, int]]
 ) -> Iterator[tuple[tuple[MlpGroup, str], Verdict]]:
-    """Group and path of each tensor whose name the shapes of its layer contradict, and what follows.
+    """Yield group and path of each tensor whose name the shapes of its layer contradict, with the verdict.
 
-    `widths` gives those of a layer that `judge` asks for.
+    `widths` returns for a layer the last two arguments of `judge`.
     """
     members = {group: [held.member for held in tensors] for group, tensors in groups.items()}
     named: dict[tuple[str, str, str], set[str]] = defaultdict(set)
@@ -73,7 +74,7 @@ def verdicts(
         held: dict[tuple[str, str], set[str]] = defaultdict(set)
         for member in own:
             held[member.block, member.parent].update(member.roles)
-        # What other layers have there may be in another file: nothing follows from its absence.
+        # A module that has fewer roles than in other layers may be continued in another file: it is not judged.
         whole = tuple(m for m in own if held[m.block, m.parent] == named[group[0], m.block, m.parent])
         for path, verdict in judge(whole, *widths(group[0], group[1])).items():
             yield (group, path), verdict

@@ -1,4 +1,4 @@
-"""Where a tensor's name says it stands: the tower, the layer, the expert, and the path inside the layer."""
+"""The place of a tensor, by its name: the tower, the layer, the expert, and the path inside the layer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-_LISTS = frozenset(
-    ("layer", "layers", "h", "block", "blocks", "resblocks", "decoder_layer", "blk", "albert_layer_groups", "stage")
-) | {"stages", "mtp", "mtp_layers", "mtp_block", "mtp_blocks"}
+_LISTS = frozenset((
+    "layer", "layers", "h", "block", "blocks", "resblocks", "decoder_layer", "blk", "albert_layer_groups", "stage",
+    "stages", "mtp", "mtp_layers", "mtp_block", "mtp_blocks",
+))  # fmt: skip
 _STAGES = frozenset(("layers", "stage", "stages"))
 _STAGED = frozenset(("layer", "layers", "block", "blocks"))
 _EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))
-_LINEAR_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
+_LINEAR_ATTENTION_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
 _ATTENTION_WORD = re.compile(r"(?:\w+\.)*?\w*att(?:n|ention)\b")
 _BLOCK_LISTS = re.compile(r"att(?:n|ention)|ffn")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|module|_orig_mod|_fsdp_wrapped_module|base_layer)\.")
@@ -25,16 +26,16 @@ _TOWERS = (
     ("audio", re.compile(r"audio|speech|(?:^|\.)a$")),
 )
 _NESTED = (
-    *("text_config", "llm_config", "language_config", "thinker_config.text_config", "llm_cfg"),
-    *("thinker_config", "generator_config", "language_model_config"),
-)
+    "text_config", "llm_config", "language_config", "thinker_config.text_config", "llm_cfg", "thinker_config",
+    "generator_config", "language_model_config",
+)  # fmt: skip
 
 
 class Location(NamedTuple):
-    """Where a tensor's name says it stands: `prefix` before the layer list, `path` inside the layer.
+    """The place of a tensor: `prefix` comes before the layer list, `path` is inside the layer.
 
-    `lora` is "A", "B" or "BA", and the name of an adapter that has one, for the low-rank adapter of the tensor that
-    `path` names.
+    For the low-rank adapter of the tensor at `path`, `lora` is "A", "B" or "BA", with the adapter's name if it has
+    one; else it is "".
     """
 
     prefix: str
@@ -45,7 +46,7 @@ class Location(NamedTuple):
 
 
 def locate(name: str) -> Location | None:
-    """The place of a tensor; None outside of layers."""
+    """The place of a tensor; None if it is outside of layers."""
     head, found, tail = name.partition(".experts.")
     number, _, rest = tail.partition(".")
     if rest and (expert := _number(number)) is not None and (place := _locate(f"{head}{found}0.{rest}")):
@@ -56,49 +57,49 @@ def locate(name: str) -> Location | None:
 @lru_cache(maxsize=4096)  # one place for all experts of a layer: 1 us instead of 6
 def _locate(name: str) -> Location | None:
     words = words_of(name)
-    # `layers.0.weight` is a step of a head: nothing stands in it.
+    # `layers.0.weight` is a step of a head, not a layer with tensors.
     last = len(words) - (3 if words[-1] in ("weight", "bias") else 2)
     start = next((i for i in range(last) if words[i] in _LISTS and _number(words[i + 1]) is not None), None)
-    return None if start is None else _standing(words, start)
+    return None if start is None else _location_at(words, start)
 
 
 def locate_in(name: str, lists: Collection[str]) -> Location | None:
-    """The place of a tensor in one of these lists of layers, of the first that its name has; None outside of them."""
+    """The place of a tensor in the first of these lists of layers that its name contains; None if there is none."""
     words = words_of(name)
-    for start in _starts(words):
+    for start in _list_positions(words):
         if ".".join(words[: start + 1]) in lists:
-            place = _standing(words, start)
+            place = _location_at(words, start)
             if "." not in place.path and _BLOCK_LISTS.search(words[start]):
-                # XLM's `attentions` and `ffns`: each list holds one block of every layer, and its word says which.
+                # XLM's `attentions` and `ffns`: each list has one block of every layer, and its name says which.
                 return place._replace(path=f"{words[start]}.{place.path}")
-            # LXMERT's `layer`, `r_layers` and `x_layers` stand side by side.
+            # LXMERT has `layer`, `r_layers` and `x_layers` side by side.
             return place._replace(prefix=".".join(filter(None, (place.prefix, words[start]))))
     return None
 
 
 def numbered(name: str) -> list[str]:
-    """What of a name has a number behind it, and a module behind that: `a.b` of `a.b.3.c.weight`."""
+    """The beginnings of a name that a number and a module follow: `a.b` for `a.b.3.c.weight`."""
     words = words_of(name)
-    return [".".join(words[: start + 1]) for start in _starts(words)]
+    return [".".join(words[: start + 1]) for start in _list_positions(words)]
 
 
 def words_of(name: str) -> list[str]:
-    """A name in its words, without the wrappers that training puts around modules."""
+    """The words of a name, without the wrappers that training puts around modules."""
     return (_WRAPPERS.sub("", name) if _might_be_wrapped(name) else name).split(".")
 
 
-def _starts(words: Sequence[str]) -> list[int]:
+def _list_positions(words: Sequence[str]) -> list[int]:
     last = len(words) - (3 if words[-1] == "weight" else 2)
     return [i for i in range(last) if _number(words[i + 1]) is not None and _number(words[i]) is None]
 
 
-def _standing(words: list[str], start: int) -> Location:
-    """The place in the layers whose list is the word at `start`."""
+def _location_at(words: list[str], start: int) -> Location:
+    """The place of a tensor whose list of layers is the word at `start`."""
     prefix, layer, path = words[:start], int(words[start + 1]), words[start + 2 :]
     if words[start].startswith("mtp"):
         prefix.append("mtp")
     elif len(path) > 2 and words[start] in _STAGES and path[0] in _STAGED and _number(path[1]) is not None:
-        # Swin and its like: stages of other widths, each with blocks that count from 0.
+        # Swin and similar: stages of different widths, each with blocks that count from 0.
         prefix.append(f"stage{layer}")
         layer, path = int(path[1]), path[2:]
     if path[-1] == "weight":
@@ -113,8 +114,8 @@ def _standing(words: list[str], start: int) -> Location:
 
 
 def _take_adapter(path: list[str]) -> str:
-    """Of `q_proj.lora_A.name`, "A_name", of a product of both "BA_name", and the path becomes that of the tensor it
-    adapts; else ""."""
+    """For `q_proj.lora_A.name` return "A_name" (for a product of both "BA_name"), and shorten `path` to that of the
+    tensor it adapts; for any other path return ""."""
     for i, word in enumerate(path[-2:], max(0, len(path) - 2)):
         if word in ("lora_A", "lora_B", "lora_BA", "lora_embedding_A", "lora_embedding_B"):
             adapter = [name for name in path[i + 1 :] if name != "default"]
@@ -124,7 +125,7 @@ def _take_adapter(path: list[str]) -> str:
 
 
 def _number(word: str) -> int | None:
-    """A layer's or an expert's number: up to nine ASCII digits."""
+    """The number of a layer or an expert, of up to nine ASCII digits; None for any other word."""
     return int(word) if word.isdigit() and word.isascii() and len(word) < 10 else None
 
 
@@ -134,13 +135,13 @@ def _might_be_wrapped(name: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def is_linear_part(path: str) -> bool:
-    """Whether what stands there is a part of linear attention alone: a convolution of keys, a decay."""
-    return _LINEAR_PARTS.search(path) is not None
+    """True if only linear attention has a tensor at this path: a convolution of keys, a decay."""
+    return _LINEAR_ATTENTION_PARTS.search(path) is not None
 
 
 @lru_cache(maxsize=65536)
 def attention_of(path: str) -> str:
-    """The path of the attention that it is a part of; "" where that has no name."""
+    """The path of the attention module that contains this path; "" if it has no name."""
     found = _ATTENTION_WORD.match(path)
     return found[0] if found else ""
 
@@ -151,17 +152,17 @@ def modality(prefix: str) -> str:
 
 
 def inner_config(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
-    """The part of a nested config that describes the tower a prefix belongs to.
+    """The part of a nested config for the tower that a prefix belongs to.
 
-    The type of a tower that has none of its own is that of the model.
+    A tower without a type of its own gets that of the model.
     """
     tower = modality(prefix)
     if tower in ("vision", "audio"):
-        inner = config.get(f"{tower}_config") or _at(config, f"thinker_config.{tower}_config")
+        inner = config.get(f"{tower}_config") or _at_dotted_key(config, f"thinker_config.{tower}_config")
         if not isinstance(inner, Mapping):
             return config
         own = inner.get("model_type")
-        # Kimi-K2.5 gives its tower no type, DeepSeek-OCR says what any would: the model's own then tells more.
+        # Kimi-K2.5 gives its tower no type, DeepSeek-OCR one that says nothing: then the model's type says more.
         return {**inner, "model_type": config.get("model_type", "") if own in (None, "", tower) else own}
     words = prefix.split(".")
     for word in words:
@@ -170,12 +171,12 @@ def inner_config(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
             if isinstance(inner, Mapping) and word not in ("text", "model"):
                 return inner_config(inner, "") if "model_type" in inner or len(inner) > 1 else config
     for key in _NESTED:
-        if isinstance(inner := _at(config, key), Mapping):
+        if isinstance(inner := _at_dotted_key(config, key), Mapping):
             return {**config, **inner}
     return config
 
 
-def _at(config: Mapping[str, Any], dotted: str) -> Any:
+def _at_dotted_key(config: Mapping[str, Any], dotted: str) -> Any:
     value: Any = config
     for key in dotted.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -183,7 +184,7 @@ def _at(config: Mapping[str, Any], dotted: str) -> Any:
 
 
 def tower_labels(prefixes: Iterable[str]) -> dict[str, str]:
-    """A label for every layer list: "" for the only one, else what tells it apart in as few words as do."""
+    """A label for every layer list: "" for a single one, else as few words as distinguish it from the others."""
     groups: dict[str, list[str]] = defaultdict(list)
     for prefix in sorted(set(prefixes)):
         groups[modality(prefix)].append(prefix)
@@ -197,7 +198,7 @@ def tower_labels(prefixes: Iterable[str]) -> dict[str, str]:
 
 
 def _distinct(words: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Of each list, the words that tell it from the others."""
+    """For each list, the words that distinguish it from the others."""
     if len(words) == 1:
         return [[]]
     shared = set(words[0]).intersection(*words[1:])

@@ -1,4 +1,4 @@
-"""Which MLPs can be scaled neuron by neuron: up by c and down by its inverse, and the function stays the same."""
+"""MLPs whose neurons can be scaled without changing the function: up by c, and down by its inverse."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .tree import ListedCheckpoint
 
 BLOCKS_OF_NEURONS = frozenset(("mlp", "expert", "shared_expert"))
 _ACTIVATIONS = (
-    *("mlp_hidden_act", "hidden_act", "hidden_activation", "activation_function"),
-    *("feed_forward_proj", "dense_act_fn", "activation"),
-)
+    "mlp_hidden_act", "hidden_act", "hidden_activation", "activation_function", "feed_forward_proj", "dense_act_fn",
+    "activation",
+)  # fmt: skip
 _DEGREES = {"relu": 1, "relu2": 2, "relu_squared": 2, "squared_relu": 2}
 _DEFAULTS = {
     **dict.fromkeys(("opt", "t5", "t5encoder", "longt5", "switch_transformers", "m2m_100", "nllb_moe"), "relu"),
     **dict.fromkeys(("arcee", "nemotron", "nemotron_h", "nemotron_h_moe", "persimmon", "jais2", "nanochat"), "relu2"),
 }
-"""Where config.json says nothing, as no GGUF file does."""
+"""The activation if config.json does not state it; GGUF files never do."""
 _ONE_MORE = "multiplies with up + 1 and clamps it"
 _CLAMPS = "clamps what up gives"
 _REFUSED = {
@@ -31,11 +31,11 @@ _REFUSED = {
     "zamba2": "adds adapters of each layer to the matrices of a shared MLP",
 }
 _LIMIT = "swiglu_limit"
-"""What the settings begin with that clamp a gated MLP: a number, or one for each layer and 0 or null for no clamp."""
+"""The prefix of settings that clamp a gated MLP: a number, or one for each layer; 0 or null mean no clamp."""
 
 
 class Mlp(NamedTuple):
-    """The matrices between which the neurons of an MLP, or of one expert, lie; `gate` None of one without."""
+    """The matrices of an MLP, or of one expert; `gate` is None if there is none."""
 
     up: Projection
     down: Projection
@@ -43,7 +43,7 @@ class Mlp(NamedTuple):
 
 
 class Neurons:
-    """The MLPs of a checkpoint, and what scaling a neuron of each does. Names and shapes alone."""
+    """The MLPs of a checkpoint, and the effect of scaling their neurons. Uses only names and shapes."""
 
     def __init__(self, checkpoint: ListedCheckpoint, norms: Norms, projections: Iterable[Projection]) -> None:
         self._config = checkpoint.config
@@ -51,10 +51,10 @@ class Neurons:
         self._by_address = {p.address: p for p in projections if p.block in BLOCKS_OF_NEURONS}
 
     def mlp_of(self, projection: Projection) -> Mlp | None:
-        """The MLP whose up or down this is; None of anything else.
+        """The MLP whose up or down this projection is; None for any other projection.
 
         Raises:
-            WeightsError: the other one is not in the checkpoint, or does not fit.
+            WeightsError: the other matrix is not in the checkpoint, or does not fit.
         """
         if projection.block not in BLOCKS_OF_NEURONS or projection.role not in ("up", "down"):
             return None
@@ -67,11 +67,11 @@ class Neurons:
         return Mlp(up, down, gate)
 
     def degree(self, mlp: Mlp) -> int:
-        """With which power of c > 0 a neuron's value grows when its row of up, and its bias, are multiplied by c: 1 of
-        a gated MLP, whose up is linear, and behind ReLU; 2 behind ReLU^2.
+        """The power of c > 0 by which a neuron's value is multiplied if its row of up, and its bias, are multiplied by
+        c: 1 for a gated MLP, whose up is linear, and after ReLU; 2 after ReLU^2.
 
         Raises:
-            WeightsError: with none: another activation, a clamp, a norm before down.
+            WeightsError: it is no power, because of another activation, a clamp, or a norm before down.
         """
         config = self._config_of(mlp.up)
         family = family_of(config).partition("+")[0]
@@ -96,5 +96,5 @@ class Neurons:
 
 
 def _any_number(value: object) -> bool:
-    """Whether a limit is set, for any layer."""
+    """True if a limit is set, for any layer."""
     return any(map(_any_number, value)) if isinstance(value, list) else bool(value)

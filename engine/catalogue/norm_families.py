@@ -1,21 +1,21 @@
 """The table of norms: which norm's output enters which projections, by family. Data only.
 
-Names do not decide: `post_attention_layernorm` feeds the MLP in Llama and normalises the attention's output in
-Gemma 2. The rows were read off running modules of transformers, and are held against them by
-tests/unit/engine/test_norms.py; those of remote code follow its published modules.
+Names do not tell: `post_attention_layernorm` feeds the MLP in Llama and normalises the attention's output in
+Gemma 2. The rows were read off running modules of transformers, and tests/unit/engine/test_norms.py compares them
+with those; rows of remote code follow its published modules.
 
-A row is keyed by what is fed: `in`, the first matrices of attention, linear attention, state space or convolution;
-`mlp`, gate and up, of experts too; `query_b` and `kv_b` of latent attention; `cross`, queries of cross-attention;
+The key of a row says what is fed: `in`, the first matrices of attention, linear attention, state space or convolution;
+`mlp`, gate and up, also of experts; `query_b` and `kv_b` of latent attention; `cross`, queries of cross-attention;
 `cross key`, its keys and values; `dt_b`; `output` and `down`, which no norm feeds unless a row says so. A key with a
-block or a role (`linear_attention.output`, `indexer_query_b`) goes before. What has no row is not known.
+block or a role (`linear_attention.output`, `indexer_query_b`) takes precedence. Without a key the norm is unknown.
 
-The value names places of norms, parted by blanks: the first that is in the checkpoint holds; `-` stands for none, `?`
-for not known, `()` for one of the row's kind without numbers. A path is looked for in the projection's layer, from the
-module around it outwards. Before a path, `<` is the layer before, which the first one does not have; `^` outside of
-the layers, for the first layer alone; `/` outside, for all; `>` the last layer of the encoder beside. In a path {layer}
-and {before} are the numbers of the layer and of the one before, {n} is the first number in the projection's path.
-`kind:` goes before all of that where it is not the row's. `path!other` holds where no module `other` stands in the
-place of `path`.
+The value names places of norms, separated by blanks: the first that the checkpoint has is taken. `-` means none, `?`
+unknown, `()` a norm of the row's kind without numbers. A path is searched in the projection's layer, from the
+module around it outwards. Before a path, `<` means the layer before, which the first layer does not have; `^` a place
+outside of the layers, for the first layer only; `/` outside, for all; `>` the last layer of the encoder beside it. In a
+path {layer} and {before} are the numbers of the layer and of the one before, {n} is the first number in the
+projection's path. `kind:` comes first if the kind is not the row's. `path!other` applies if there is no module `other`
+in the place of `path`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from typing import NamedTuple, TypeAlias
 from .layouts import models
 
 RMS, RMS_1, LAYER, LAYER_1 = "rms", "1+rms", "layer", "1+layer"
-"""Kinds of norms: root mean square or LayerNorm (the mean is subtracted), with gain w or 1 + w."""
+"""Kinds of norms: root mean square or LayerNorm (which subtracts the mean), with gain w or 1 + w."""
 NONE, UNKNOWN, BARE = "-", "?", "()"
 
 FedBy: TypeAlias = Mapping[str, str]
 
 
 class NormFamily(NamedTuple):
-    """What feeds the projections of these families, and the kind of their norms."""
+    """The norms that feed the projections of these families, and their kind."""
 
     models: frozenset[str]
     kind: str
@@ -41,7 +41,7 @@ class NormFamily(NamedTuple):
 
 
 def row(names: str, kind: str, fed: FedBy) -> NormFamily:
-    """A row for the families of these words."""
+    """A row for the families listed in `names`."""
     return NormFamily(models(names), kind, fed)
 
 
@@ -50,8 +50,8 @@ VARIANTS = {
     "wav2vec2": ("do_stable_layer_norm", False),
     "hubert": ("do_stable_layer_norm", False),
 }
-"""Settings that move norms, with the value that their absence means: where config.json says otherwise, the row is that
-of `model_type+setting`."""
+"""Settings that move norms, with the value that their absence means. If config.json has another value, the row of
+`model_type+setting` is used."""
 
 _LLAMA: FedBy = {"in": "input_layernorm", "mlp": "post_attention_layernorm"}
 _LATENT: FedBy = {
@@ -112,7 +112,7 @@ ROWS = (
         RMS,
         {"in": "input_layernorm attention_norm", "mlp": "post_attention_layernorm ffn_norm"},
     ),
-    # Keys and values of what is seen come from another tower.
+    # Keys and values for what is seen come from another tower.
     row("idefics mllama_text_model", RMS, {**_LLAMA, "cross": "input_layernorm"}),
     row("gemma step3p5 minimax_m3_vl_text", RMS_1, _LLAMA),
     row("gemma2 gemma3_text vaultgemma", RMS_1, _GEMMA2),
@@ -130,7 +130,7 @@ ROWS = (
     ),
     row("recurrent_gemma", RMS_1, {"in": "temporal_pre_norm", "mlp": "channel_pre_norm"}),
     row("qwen3_next qwen3_5_text qwen3_5_moe_text", RMS_1, _DELTA),
-    # Its blocks are fed by a mixture of residual streams, each with a gain of its own.
+    # Its blocks are fed by a mixture of residual streams, each with a separate gain.
     row("qwen4_exp_text", RMS_1, {"linear_attention.output": "rms:linear_attn.norm"}),
     row("olmo2 olmo3 exaone4 flex_olmo", RMS, {"in": "-", "mlp": "-"}),
     row(
@@ -189,7 +189,7 @@ ROWS = (
         RMS,
         {**_LLAMA, "attention.output": "self_attn.attn_sub_norm", "down": "mlp.ffn_sub_norm"},
     ),
-    # Of its gated norms, whose gain changes with the token, only the inner one has a gain of its own.
+    # In its gated norms, whose gain depends on the token, only the inner norm has a gain that is stored.
     row(
         "axk2",
         RMS,
@@ -250,7 +250,7 @@ ROWS = (
     row("mpnet", LAYER, {**_BERT, "mlp": "attention.LayerNorm"}),
     row("modernbert", LAYER, {"in": "attn_norm ^embeddings.norm", "mlp": "mlp_norm"}),
     row("distilbert", LAYER, {"in": "<output_layer_norm ^embeddings.LayerNorm", "mlp": "sa_layer_norm"}),
-    # The first of its layers to run is fed by the embeddings, every other by the same layer.
+    # The first layer to run is fed by the embeddings, every other by the layer itself.
     row("albert", LAYER, {"mlp": "albert_layers.{n}.attention.LayerNorm"}),
     row("xlnet", LAYER, {"in": "<ff.layer_norm ^-", "mlp": "rel_attn.layer_norm"}),
     row(
@@ -311,7 +311,7 @@ ROWS = (
     row("videoprism videoprism_text_model videoprism_vision_model", LAYER_1, _VIT),
     row("dinov2 qwen2_vl_vision qwen3_vl_vision qwen3_5_moe_vision qwen4_exp_vision", LAYER, _NORM1),
     row("ernie4_5_vl_moe_vision", LAYER, _NORM1),
-    # Under their names on the Hub its norms are numbered from 0.
+    # By their names on the Hub its norms are numbered from 0.
     row("kimi_k25_vision", LAYER, {"in": "norm0 norm1", "mlp": "norm2 norm1"}),
     row("qwen2_5_vl_vision glm5_next_vision", RMS, _NORM1),
     row("dots3_note_vision_encoder", RMS, {"in": "norm1 norm_1", "mlp": "norm2 norm_2"}),
@@ -322,7 +322,7 @@ ROWS = (
         {"in": "layer_norm1 rms:input_layernorm", "mlp": "layer_norm2 rms:post_attention_layernorm"},
     ),
     row("bridgetower_vision_model", LAYER, _GPT2),
-    # Link towers stand between some of its layers.
+    # Link towers are between some of its layers.
     row("bridgetower bridgetower_text_model", LAYER, {key: _BERT[key] for key in ("mlp", "cross")}),
     # The first visual layer is fed by the mean of two norms.
     row("lxmert", LAYER, {"mlp": "attention.output.LayerNorm"}),

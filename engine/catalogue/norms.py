@@ -1,4 +1,4 @@
-"""Which norm feeds a projection: the table of families -> the tensors of a checkpoint. Names alone, no weights."""
+"""The norm that feeds a projection: the table of families -> tensors of a checkpoint. Uses only names, no weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .sizes import family_of
 from .tree import ListedCheckpoint
 
 _SITE = re.compile(r"(?:([\w+]+):)?([<^/>]?)([^\s!]+)(?:!(\S+))?")
-# What stands behind another matrix, an activation or the attention: no norm, unless a row says so.
-_BEHIND = {
+# Projections behind another matrix, an activation or the attention: no norm, unless a row says so.
+_KEYS_BY_ROLE = {
     **dict.fromkeys(("output", "output_a", "output_b"), "output"),
     **dict.fromkeys(("f_b", "gate_b"), "inner"),
     "down": "down",
@@ -26,20 +26,20 @@ _BEHIND = {
 }
 _LATENT = {"query_b": "query_b", "indexer_query_b": "query_b", "key_b": "kv_b", "value_b": "kv_b"}
 _POSITIONS = frozenset(("pos_key", "pos_query"))
-_SCANNED = frozenset(("x_proj", "ssm_x"))  # Mamba-1: what stands behind its convolution
+_SCANNED = frozenset(("x_proj", "ssm_x"))  # Mamba-1: these come after its convolution
 _UNFED = frozenset(("output", "down", "inner", "dt_b"))
-# Routers take what the experts take: those that stand in the MLP, and in a GGUF file.
+# Routers have the same input as the experts: those in the MLP, and in a GGUF file.
 _ROUTER = re.compile(
     r"(?:^|\.)(?:mlp|block_sparse_moe|feed_forward|ffn|mixer)\.(?:shared_expert_)?(?:gate|router)"
     r"(?:\.wg|\.layer|\.gate|\.classifier)?$|^ffn_gate_inp(?:_shexp)?$"
 )
-# The names of Meta's own files, beside which no config.json says a model_type.
+# The names in Meta's own files, which have no config.json with a model_type beside them.
 _META = re.compile(r"^(?:attention\.w[qkvo]|feed_forward\.(?:experts\.)?w[123])$")
 _FINAL = (
-    *("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f", "output_norm", "layer_norm"),
+    "norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f", "output_norm", "layer_norm",
     "ln_final",
-)
-"""What the norm behind the last layer is called."""
+)  # fmt: skip
+"""Names of the norm after the last layer."""
 _MLPS = frozenset(("mlp", "expert", "shared_expert"))
 
 
@@ -47,10 +47,10 @@ _MLPS = frozenset(("mlp", "expert", "shared_expert"))
 class Norm:
     """The norm whose output a projection takes as input.
 
-    `gain` and `bias` are its tensors, None where it has no such numbers: a gain of 1, a bias of 0. `plus_one`: the
+    `gain` and `bias` are its tensors, None if it has no such numbers: a gain of 1, a bias of 0. `plus_one`: the
     gain is 1 + w. `centred`: it subtracts the mean of its input (LayerNorm), else it is an RMS norm. A gain shorter
-    than the input is repeated, as of a norm of each head. What the model multiplies the norm's output with on the way
-    (a constant, an activated gate) is left aside.
+    than the input is repeated, as for a norm of each head. Factors between the norm and the projection (a constant, an
+    activated gate) are ignored.
     """
 
     path: str
@@ -61,21 +61,21 @@ class Norm:
 
 
 class Norms:
-    """The norms of a checkpoint, and which projection each of them feeds."""
+    """The norms of a checkpoint, and the projections that each of them feeds."""
 
     def __init__(self, checkpoint: ListedCheckpoint) -> None:
         self._config = checkpoint.config
-        self._alone = checkpoint.format.stands_alone
+        self._is_gguf = checkpoint.format.stands_alone
         self._tensors = {".".join(words_of(tensor.name)): tensor for tensor in checkpoint.tensors}
         self._modules = {name.rpartition(".")[0] for name in self._tensors}
         self._found: dict[tuple[Location, str, str], Norm | None] = {}
         self._family = lru_cache(maxsize=None)(self._family_of)
 
     def feeding(self, projection: Projection) -> Norm | None:
-        """The norm that feeds a projection; None where it is known that none does, so that C = I up to a constant.
+        """The norm that feeds a projection; None if it is known that none does, so that C = I up to a constant.
 
-        That is so behind an activation or the attention (`down` and `output` of most families), and where a family
-        norms outputs instead (query, key, value, gate and up of OLMo 2).
+        That is so after an activation or the attention (`down` and `output` of most families), and in families that
+        norm outputs instead (query, key, value, gate and up of OLMo 2).
 
         Raises:
             WeightsError: it is not known which norm feeds it, or that norm is not in the checkpoint.
@@ -86,24 +86,24 @@ class Norms:
             raise _refusal(projection, "no norm is known to feed it")
         key = (place._replace(expert=None), projection.block, projection.role)  # one answer for all experts of a layer
         if key not in self._found:
-            self._found[key] = self._looked_up(_Stand.of(projection, place))
+            self._found[key] = self._find(_PlacedProjection.of(projection, place))
         return self._found[key]
 
-    def _looked_up(self, stands: _Stand) -> Norm | None:
-        projection, place = stands.projection, stands.place
+    def _find(self, placed: _PlacedProjection) -> Norm | None:
+        projection, place = placed.projection, placed.place
         block = "expert" if projection.block == "other" and _ROUTER.search(place.path) else projection.block
         if block in ("other", "lora"):
             raise _refusal(projection, "no norm is known to feed it")
         family, row = self._row(projection, place)
-        if (written := _written(row, block, projection.role, stands.words[-1])) == UNKNOWN:
+        if (written := _places_in_row(row, block, projection.role, placed.words[-1])) == UNKNOWN:
             raise _refusal(projection, f"no norm is known to feed it in {printable(family)}")
-        return self._first(stands, row.kind, written)
+        return self._first_present(placed, row.kind, written)
 
     def final(self, projection: Projection) -> Norm:
-        """The norm behind the last of the layers that a projection stands in, before the unembedding.
+        """The norm after the last of the layers that a projection is in, before the unembedding.
 
         Raises:
-            WeightsError: it is not known which that is.
+            WeightsError: it is not known.
         """
         name = projection.tensor
         place = locate(name) or locate_in(name, frozenset(numbered(name)))
@@ -126,9 +126,9 @@ class Norms:
         return norm
 
     def _row(self, projection: Projection, place: Location) -> tuple[str, NormFamily]:
-        """The family of the tower that a projection stands in, and what is known of its norms."""
+        """The family of a projection's tower, and the row for its norms."""
         family = self._family(place.prefix) or ("llama" if _META.search(place.path) else "")
-        row = _row_of(family, self._alone)
+        row = _row_of(family, self._is_gguf)
         if row is None:
             raise _refusal(projection, f"no norms are known for {printable(family) or 'a model without model_type'}")
         return family, row
@@ -137,31 +137,31 @@ class Norms:
         config = inner_config(self._config, prefix)
         family = family_of(config)
         setting, default = VARIANTS.get(family, ("", None))
-        moved = setting and not self._alone and config.get(setting, default) != default
+        moved = setting and not self._is_gguf and config.get(setting, default) != default
         return f"{family}+{setting}" if moved else family
 
-    def _first(self, stands: _Stand, kind: str, written: str) -> Norm | None:
-        """The norm in the first place of a row that holds one, None where the row says that there is none."""
+    def _first_present(self, placed: _PlacedProjection, kind: str, written: str) -> Norm | None:
+        """The norm in the first place of a row that has one, None if the row says that there is none."""
         missing = ""
         for own, where, path, other in _SITE.findall(written):
-            if (where == "^" and stands.place.layer) or (where == "<" and not stands.place.layer):
+            if (where == "^" and placed.place.layer) or (where == "<" and not placed.place.layer):
                 continue
             if path == NONE:
                 return None
             if path == BARE:
                 return Norm("", None, None, False, "layer" in (own or kind))
             modules = [
-                self._last(module)
-                for module in stands.modules(where, path)
+                self._in_last_layer(module)
+                for module in placed.modules(where, path)
                 if not other or f"{module.removesuffix(path)}{other}" not in self._modules
             ]
             missing = missing or "".join(modules[-1:])
             if found := next(filter(None, (self._norm(module, own or kind) for module in modules)), None):
-                if found.bias and not found.centred:  # of a tower that config.json does not tell apart
-                    raise _refusal(stands.projection, f"{printable(found.path)} has a bias, which no RMS norm has")
+                if found.bias and not found.centred:  # a tower that config.json does not distinguish
+                    raise _refusal(placed.projection, f"{printable(found.path)} has a bias, which no RMS norm has")
                 return found
         name = f"{printable(missing)}, which feeds it," if missing else "the norm that feeds it"
-        raise _refusal(stands.projection, f"{name} is not in the checkpoint")
+        raise _refusal(placed.projection, f"{name} is not in the checkpoint")
 
     def _norm(self, module: str, kind: str) -> Norm | None:
         gain, bias = (self._vector(module, words) for words in (("weight", "gamma"), ("bias", "beta")))
@@ -169,8 +169,8 @@ class Norms:
             return None
         return Norm(module, gain, bias, kind.startswith("1+"), kind.endswith("layer"))
 
-    def _last(self, module: str) -> str:
-        """The module of the last layer, where {last} stands for its number."""
+    def _in_last_layer(self, module: str) -> str:
+        """The name of the module with {last} replaced by the number of the last layer."""
         before, found, after = module.partition("{last}")
         if not found:
             return module
@@ -184,8 +184,8 @@ class Norms:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stand:
-    """A projection where it stands: the words of its tensor's name, and how many of them name its layer."""
+class _PlacedProjection:
+    """A projection and its place: the words of its tensor's name, and the number of words up to its layer."""
 
     projection: Projection
     place: Location
@@ -193,20 +193,21 @@ class _Stand:
     head: int
 
     @classmethod
-    def of(cls, projection: Projection, place: Location) -> _Stand:
+    def of(cls, projection: Projection, place: Location) -> _PlacedProjection:
+        """The projection at its place, with the words of its tensor's name."""
         words = words_of(projection.tensor)
         if words[-1] == "weight":
             words.pop()
         prefix = place.prefix.split(".") if place.prefix else []
         same = next((i for i, pair in enumerate(zip(words, prefix, strict=False)) if pair[0] != pair[1]), len(prefix))
         if prefix[same:] and prefix[same].startswith("stage"):
-            same += 2  # Swin and its like: the number of a stage, then that of the layer
+            same += 2  # Swin and similar: the number of a stage, then that of the layer
         numbers = (i for i, word in enumerate(words) if i >= same and word.isdigit() and int(word) == place.layer)
         head = next(numbers, len(words) - 1) + 1
         return cls(projection, place, tuple(words), head)
 
     def modules(self, where: str, path: str) -> Iterator[str]:
-        """Modules that a path of a row may name, nearest first (see norm_families)."""
+        """Yield modules that a path of a row may name, nearest first (see norm_families)."""
         layer = self.place.layer
         number = re.search(r"\d+", ".".join(self.words[self.head :]))
         path = path.format(layer=layer, before=layer - 1, n=number[0] if number else "")
@@ -219,25 +220,25 @@ class _Stand:
         elif where:
             yield from (".".join((*lists[:count], path)) for count in range(len(lists) - 1, -1, -1))
         else:
-            # Beside the module that holds the matrix, not in it: Mamba-2's mixer has a norm of its own.
+            # Start beside the module that holds the matrix, not in it: Mamba-2's mixer contains another norm.
             start = max(len(self.words) - 2, self.head)
             yield from (".".join((*self.words[:count], path)) for count in range(start, self.head - 1, -1))
 
 
-def _written(row: NormFamily, block: str, role: str, leaf: str) -> str:
-    """The places of the norm that feeds a projection, as the row has them; `leaf` is the last word of its module."""
-    fed = _fed(block, role, leaf)
+def _places_in_row(row: NormFamily, block: str, role: str, leaf: str) -> str:
+    """The places of the norm that feeds a projection, as in the row; `leaf` is the last word of its module."""
+    fed = _row_key(block, role, leaf)
     found = (row.fed.get(key) for key in (f"{block}.{role}", role, f"{block}.{fed}", fed))
     return next(filter(None, found), NONE if fed in _UNFED else UNKNOWN)
 
 
-def _fed(block: str, role: str, leaf: str) -> str:
-    """The key of norm_families that a projection goes under."""
+def _row_key(block: str, role: str, leaf: str) -> str:
+    """The key in norm_families for a projection."""
     if role in _POSITIONS:
         return ""
     if leaf in _SCANNED:
         return "inner"
-    if group := _LATENT.get(role) or _BEHIND.get(role):
+    if group := _LATENT.get(role) or _KEYS_BY_ROLE.get(role):
         return group
     if block == "cross_attention":
         return "cross" if role == "query" else "cross key"
@@ -246,14 +247,14 @@ def _fed(block: str, role: str, leaf: str) -> str:
 
 @lru_cache(maxsize=1)
 def _rows() -> tuple[dict[str, NormFamily], dict[str, NormFamily]]:
-    """The rows by family, and those for GGUF by architecture."""
+    """The rows by family, and the rows for GGUF by architecture."""
     families, architectures = ({model: row for row in rows for model in row.models} for rows in (ROWS, GGUF_ROWS))
     return families, architectures
 
 
-def _row_of(family: str, alone: bool) -> NormFamily | None:
+def _row_of(family: str, is_gguf: bool) -> NormFamily | None:
     families, architectures = _rows()
-    return architectures.get(family) if alone else families.get(family, families.get(family.partition("+")[0]))
+    return architectures.get(family) if is_gguf else families.get(family, families.get(family.partition("+")[0]))
 
 
 def _refusal(projection: Projection, reason: str) -> WeightsError:

@@ -1,4 +1,4 @@
-"""Where the factors of a matrix and their product stand: what stood in for them, as the catalogue has found it."""
+"""Placing factors of matrices and their products: the catalogue's findings, with the stand-ins replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .roles import CheckpointLayers, FoundProjection, other
 
 
 def placed(layers: CheckpointLayers, factors: Factored) -> list[FoundProjection]:
-    """What every tensor holds, as CheckpointLayers.found, the factors of adapters under their own names again."""
+    """The content of every tensor, as CheckpointLayers.found, with the original names of adapters' factors."""
     made: list[FoundProjection] = []
     stood: set[str] = set()
     planes = {tensor.name: pair.planes for pair in factors.pairs.values() for tensor in (pair.a, *pair.blocks)}
@@ -32,7 +32,8 @@ def placed(layers: CheckpointLayers, factors: Factored) -> list[FoundProjection]
 
 
 def _left_whole(layers: CheckpointLayers, item: FoundProjection, factors: Factored) -> list[FoundProjection]:
-    """A product as one, where the matrix would be fused and cannot be split; nothing of a stack, whose pair goes."""
+    """The product as one projection, if the matrix would be fused and cannot be split; [] for a stack, which is dropped
+    from the pairs."""
     pair = factors.pairs[item.tensor.name]
     if not pair.planes:
         return [_whole(layers, item, pair)]
@@ -44,7 +45,7 @@ def _left_whole(layers: CheckpointLayers, item: FoundProjection, factors: Factor
 
 
 def _factors(item: FoundProjection, original: Tensor, is_turned: bool, planes: int | None) -> list[FoundProjection]:
-    """A factor of an adapter, or each plane of a stack of them; `planes` is None where it has no product. That of a
+    """A factor of an adapter, or each plane of a stack of factors; `planes` is None if it has no product. A factor of a
     convolution is a matrix with a row for each output."""
     shape = original.shape
     found = item._replace(tensor=original) if item.block == "lora" else other(original, item.place)
@@ -56,7 +57,7 @@ def _factors(item: FoundProjection, original: Tensor, is_turned: bool, planes: i
 
 
 def _can_be_cut(item: FoundProjection, pair: FactorPair) -> bool:
-    """Whether it is a projection, all of the product or some of its outputs."""
+    """True if this is a projection: the whole product, or some of its outputs."""
     if item.part is None:
         return item.block != "other"
     axis = 1 if pair.stands_turned else 0
@@ -65,7 +66,7 @@ def _can_be_cut(item: FoundProjection, pair: FactorPair) -> bool:
 
 
 def _whole(layers: CheckpointLayers, item: FoundProjection, pair: FactorPair) -> FoundProjection:
-    """The product as one, where the matrix would be fused and cannot be split, or is a part of one."""
+    """The product as one projection, if the matrix would be fused and cannot be split, or is a part of one."""
     tensor = item.tensor
     name, role, number = tensor.name, "", None
     if pair.kind == APPLY:
@@ -75,7 +76,7 @@ def _whole(layers: CheckpointLayers, item: FoundProjection, pair: FactorPair) ->
 
 
 def _part_of(name: str) -> tuple[str, str, int | None]:
-    """Of the name of a part of a tensor the tensor, the role, and in a stack the number: `rankscope apply` writes
+    """The tensor, the role, and in a stack the number, from a name that `rankscope apply` gives to a part of a tensor:
     `qkv_proj.weight.query` and `experts.gate_up_proj.3.gate`."""
     head, _, role = name.rpartition(".")
     tensor, _, number = head.rpartition(".")

@@ -1,38 +1,32 @@
-"""Tensors -> what each of them holds: rules where their names fit, split where the shapes of their layer fit."""
+"""Tensors -> the projections in each: rules chosen by name, split as the shapes of their layer allow."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from ..errors import printable
 from ..formats.tensor import Tensor
-from ..spectrum import HEADS, TURNED_HEADS, Slice
-from .contradictions import latent_query_rows
-from .layouts import NAMES, Layout, Rule
+from ..spectrum import Slice
+from .contradictions import Verdict, latent_query_rows
+from .layouts import Rule
 from .members import MlpGroup, MlpTensor, block_of, verdicts
 from .names import Location, attention_of, inner_config, is_linear_part, locate, locate_in, tower_labels
-from .rules import KNOWN_FAMILIES, NOT_PROJECTIONS, find_rules, split
+from .rules import KNOWN_FAMILIES, NOT_PROJECTIONS, find_rules
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
+from .slices import slices_of
 from .structure import layer_lists
 
-# Vectors and tables whose shapes say how their layer is split.
+# Vectors and tables whose shapes tell how their layer is split.
 _VECTORS = frozenset(
     ("q_norm", "q_layernorm", "attn_q_norm", "kv_a_layernorm", "kv_a_norm", "attn_kv_a_norm", "A_log", "ssm_a")
 )
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
-_PROOF = (("attended", "output matrix"), ("heads", "number of heads"))
 _MLPS = frozenset(("mlp", "shared_expert", "expert"))
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
-
-
-_HEADS = {"heads": HEADS, "turned heads": TURNED_HEADS}
-_Numbers: TypeAlias = Callable[[int, Collection[str]], Sizes]
 
 
 class FoundProjection(NamedTuple):
@@ -49,61 +43,63 @@ class FoundProjection(NamedTuple):
     note: str = ""
 
     def as_other(self, note: str = "") -> FoundProjection:
-        """The whole tensor as no projection: its role is its own name."""
+        """The whole tensor as no projection: its role is the tensor's name."""
         return other(self.tensor, self.place, note)
 
 
 def other(tensor: Tensor, place: Location | None, note: str = "") -> FoundProjection:
-    """A tensor that is no projection: its role is its own name."""
+    """A tensor that is no projection: its role is the tensor's name."""
     role = place.path if place and place.expert is None and not place.lora else tensor.name
     return FoundProjection(tensor, place, "", "other", printable(role), note=note)
 
 
-class _Named(NamedTuple):
+class _MatchedTensor(NamedTuple):
+    """A tensor in a layer, with the rules that fit its name."""
+
     tensor: Tensor
     place: Location
     rules: tuple[Rule, ...]
 
 
 class CheckpointLayers:
-    """The layers of a checkpoint: which rules their names fit, and what their shapes say."""
+    """The layers of a checkpoint: the rules that fit their names, and the shapes of their tensors."""
 
     def __init__(self, config: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
         self._config = config
         self._outside: list[FoundProjection] = []
-        self._named: list[_Named] = []
+        self._named: list[_MatchedTensor] = []
         self._shapes: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
         self._linear: set[tuple[str, int, str]] = set()
         self._experts: set[tuple[str, int, str]] = set()
-        self._held: dict[tuple[str, int, str], _Named] = {}
+        self._held: dict[tuple[str, int, str], _MatchedTensor] = {}
         self._uneven: set[tuple[str, int]] = set()
         self.proven: dict[str, None] = {}
-        """Once `found` was called, the names of fused tensors that were split by their shapes alone, in order."""
+        """The names of fused tensors that `found` split by their shapes only, in order; empty before."""
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
-        unplaced = [tensor for tensor in tensors if not self._take(tensor, locate(tensor.name))]
+        unplaced = [tensor for tensor in tensors if not self._record(tensor, locate(tensor.name))]
         self._lists = lists = layer_lists((t.name for t in unplaced if _is_matrix(t)), self._holds_projection)
         for tensor in unplaced:
             place = locate_in(tensor.name, lists) if lists else None
-            if not self._take(tensor, place):
+            if not self._record(tensor, place):
                 self._outside.append(other(tensor, None))
-        self._verdicts = dict(verdicts(self._judged(), self._widths))
+        self._verdicts = dict(verdicts(self._mlp_groups(), self._widths))
         self._towers = tower_labels(item.place.prefix for item in self._named)
 
     def _holds_projection(self, place: Location) -> bool:
         return any(find_rules(place.path, self.family(place.prefix), dims) for dims in (2, 3))
 
-    def _take(self, tensor: Tensor, place: Location | None) -> bool:
-        """Whether it stands in a layer, and is noted as that."""
+    def _record(self, tensor: Tensor, place: Location | None) -> bool:
+        """Record a tensor by its place; False if it is in no layer."""
         if place is None:
             return False
         rules: tuple[Rule, ...] = ()
         if _is_matrix(tensor):
             rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape)) or _stack(tensor, place)
         if place.expert is None:
-            self._remember(tensor, place, rules)
+            self._remember_shapes(tensor, place, rules)
         if rules or place.lora:
-            self._named.append(item := _Named(tensor, place, rules))
+            self._named.append(item := _MatchedTensor(tensor, place, rules))
             if _is_of_mlp(item):
                 first = self._held.setdefault((place.prefix, place.layer, place.path), item)
                 if first is item:
@@ -114,8 +110,8 @@ class CheckpointLayers:
             self._outside.append(other(tensor, place))
         return True
 
-    def _remember(self, tensor: Tensor, place: Location, rules: tuple[Rule, ...]) -> None:
-        """The shapes that tell how the fused tensors of the layer are split."""
+    def _remember_shapes(self, tensor: Tensor, place: Location, rules: tuple[Rule, ...]) -> None:
+        """Record the shapes that tell how fused tensors of the layer are split."""
         shapes = self._shapes[place.prefix, place.layer]
         if is_linear_part(place.path) or (rules and rules[0].block == "linear_attention"):
             self._linear.add((place.prefix, place.layer, attention_of(place.path)))
@@ -123,7 +119,7 @@ class CheckpointLayers:
             rule = rules[-1]
             name = f"{block_of(rule.block, place.path)}.{rule.holds}"
             shape = tensor.shape[::-1] if rule.transposed else tensor.shape
-            # Two of one name (as LongCat's two attentions) say nothing unless they agree.
+            # Two tensors of one name (as in LongCat's two attentions) tell nothing unless they agree.
             shapes[name] = shape if shapes.get(name, shape) == shape else ()
             return
         parent, _, leaf = place.path.rpartition(".")
@@ -135,9 +131,9 @@ class CheckpointLayers:
         elif len(tensor.shape) == 2 and ".".join(place.path.split(".")[-2:]) in _ROUTERS:
             shapes["router"] = tensor.shape
 
-    def _judged(self) -> dict[MlpGroup, list[MlpTensor]]:
-        """The tensors of MLPs that are judged together: of a layer, and of each expert where experts differ."""
-        uneven: list[_Named] = []
+    def _mlp_groups(self) -> dict[MlpGroup, list[MlpTensor]]:
+        """The tensors of MLPs that are judged together: those of a layer, or of each expert if experts differ."""
+        uneven: list[_MatchedTensor] = []
         if self._uneven:
             uneven = [item for item in self._named if self._group(item.place)[2] is not None and _is_of_mlp(item)]
         even = [item for item in self._held.values() if self._group(item.place)[2] is None]
@@ -145,16 +141,16 @@ class CheckpointLayers:
         for item in (*even, *uneven):
             if rule := self._rule(item):
                 groups[self._group(item.place)].append(MlpTensor(item.place.path, item.tensor, rule, False))
-        return {group: self._turned(group, held) for group, held in groups.items()}
+        return {group: self._with_turned(group, held) for group, held in groups.items()}
 
-    def _turned(self, group: MlpGroup, held: list[MlpTensor]) -> list[MlpTensor]:
-        """The same with `turned` where a fused stack tells which way the planes of its module stand."""
+    def _with_turned(self, group: MlpGroup, held: list[MlpTensor]) -> list[MlpTensor]:
+        """The tensors, with `turned` set if a fused stack shows that the planes of its module are (in, out)."""
         prefix, layer, _ = group
         modules: set[str] = set()
         for fused in held:
             if fused.rule.stack == "planes" and not fused.rule.role:
                 shapes = {f"expert.{h.rule.holds}": h.tensor.shape for h in held if h.module == fused.module}
-                if self._input_first(prefix, layer, fused.tensor, fused.rule, shapes):
+                if self._is_input_first(prefix, layer, fused.tensor, fused.rule, shapes):
                     modules.add(fused.module)
         return [h._replace(turned=h.rule.stack == "planes" and h.module in modules) for h in held] if modules else held
 
@@ -163,18 +159,18 @@ class CheckpointLayers:
         return MlpGroup(place.prefix, place.layer, place.expert if apart else None)
 
     def _widths(self, prefix: str, layer: int) -> tuple[int, int]:
-        return _attended(self._shapes[prefix, layer]), self._known(prefix, layer).get("hidden", 0)
+        return _attention_width(self._shapes[prefix, layer]), self._known(prefix, layer).get("hidden", 0)
 
-    def _rule(self, item: _Named) -> Rule | None:
-        """The rule that holds for a tensor, of those that its name fits."""
+    def _rule(self, item: _MatchedTensor) -> Rule | None:
+        """The rule that applies to a tensor, among those that fit its name."""
         if item.rules and not item.rules[0].when:
             return item.rules[0]
         shapes = self._shapes[item.place.prefix, item.place.layer]
         known = self._known(item.place.prefix, item.place.layer)
-        return next((r for r in item.rules if not r.when or _holds(r, item.tensor, shapes, known)), None)
+        return next((r for r in item.rules if not r.when or _condition_holds(r, item.tensor, shapes, known)), None)
 
     def found(self) -> list[FoundProjection]:
-        """What every tensor holds: its projections, or itself as block `other`."""
+        """The content of every tensor: its projections, or the tensor itself as block `other`."""
         result = self._outside.copy()
         for item in self._named:
             try:
@@ -183,7 +179,7 @@ class CheckpointLayers:
                 result.append(other(item.tensor, item.place, str(error)))
         return result
 
-    def _parts(self, item: _Named) -> list[FoundProjection]:
+    def _parts(self, item: _MatchedTensor) -> list[FoundProjection]:
         """The projections of a tensor.
 
         Raises:
@@ -194,41 +190,48 @@ class CheckpointLayers:
         if place.lora:
             role = (rules[-1].role if rules else "") or place.path.rpartition(".")[2]
             return [FoundProjection(tensor, place, tower, "lora", f"{role}_{place.lora}", None, place.expert)]
-        shapes = self._shapes[place.prefix, place.layer]
-        known = self._known(place.prefix, place.layer)
         rule = self._rule(item)
         if rule is None:
             return [other(tensor, place)]
         note = ""
         if self._verdicts and (verdict := self._verdicts.get((self._group(place), place.path))):
-            if verdict.nameless and rule.stack != "planes":
-                raise ValueError(verdict.line)
-            note = verdict.line
-            rule = _own_name(place) if verdict.nameless else replace(rule, role=verdict.role or rule.role)
+            rule, note = _corrected(rule, place, verdict), verdict.line
         if rule.block == "attention" and rule.holds in ("query_b", "key_b+value_b"):
-            _check_latent(shapes, known.get("heads", 0))
-        block = self._block(rule, place)
-        if rule.role and not rule.layouts and not rule.stack:
-            return [FoundProjection(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
+            heads = self._known(place.prefix, place.layer).get("heads", 0)
+            _check_latent(self._shapes[place.prefix, place.layer], heads)
+        whole = FoundProjection(
+            tensor, place, tower, self._block(rule, place), rule.role, None, place.expert, rule.transposed, note
+        )
+        return [whole] if rule.role and not rule.layouts and not rule.stack else self._cut(whole, place, rule)
+
+    def _cut(self, whole: FoundProjection, place: Location, rule: Rule) -> list[FoundProjection]:
+        """The projections of a tensor that holds several.
+
+        Raises:
+            ValueError: config or shapes do not allow the split.
+        """
+        shapes, known = self._shapes[place.prefix, place.layer], self._known(place.prefix, place.layer)
         if rule.by_output and not shapes.get("attention.output") and not self._is_known(place):
             raise ValueError("no known model_type says how it is fused, and there is no output matrix: not split")
         is_stack = rule.block == "expert" and rule.stack == "planes"
-        turned = is_stack and self._input_first(place.prefix, place.layer, tensor, rule, shapes)
-        slices = list(_slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
+        turned = is_stack and self._is_input_first(place.prefix, place.layer, whole.tensor, rule, shapes)
+        slices = list(slices_of(whole.tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
         if rule.proven and len(slices) > 1:
             self.proven[place.path.rpartition(".")[2]] = None
+        transposed = rule.transposed or turned
+        tensor, _, tower, block, *_ = whole
         return [
             FoundProjection(
-                *(tensor, place, tower, block, role, part, place.expert if number is None else number),
-                transposed=rule.transposed or turned,
-                note=note,
+                tensor, place, tower, block, role, part, place.expert if n is None else n, transposed, whole.note
             )
-            for number, role, part in slices
+            for n, role, part in slices
         ]
 
     def whole(self, tensor: Tensor, name: str, role: str = "", number: int | None = None) -> FoundProjection | None:
-        """A tensor as one projection in the place of the tensor of this name, though that may be fused: with a role of
-        its own, in a stack its number, else under that tensor's last word. None where no rule knows that name."""
+        """A tensor as one projection in the place of the tensor called `name`, even if that one may be fused.
+
+        Its role is `role`, in a stack with its number, else the last word of `name`. None if no rule knows `name`.
+        """
         place = locate(name) or (locate_in(name, self._lists) if self._lists else None)
         if place is None or place.prefix not in self._towers:
             return None
@@ -243,7 +246,7 @@ class CheckpointLayers:
         return self.family(place.prefix).partition("+")[0] in KNOWN_FAMILIES
 
     def is_router(self, place: Location) -> bool:
-        """Whether it is the bare `gate` that chooses among the experts beside it (Mistral's own files)."""
+        """True if it is the bare `gate` that chooses among the experts beside it (Mistral's own files)."""
         head, _, leaf = place.path.rpartition(".")
         return leaf == "gate" and (place.prefix, place.layer, f"{head}." if head else "") in self._experts
 
@@ -255,8 +258,9 @@ class CheckpointLayers:
         is_linear = block == "attention" and (place.prefix, place.layer, attention_of(place.path)) in self._linear
         return "linear_attention" if is_linear else block
 
-    def _input_first(self, prefix: str, layer: int, tensor: Tensor, rule: Rule, shapes: Shapes) -> bool:
-        """Whether a stack stands as (experts, in, out): its shapes say it, else the hidden size, else the family."""
+    def _is_input_first(self, prefix: str, layer: int, tensor: Tensor, rule: Rule, shapes: Shapes) -> bool:
+        """True if a stack is stored as (experts, in, out), judged by its shapes, else the hidden size, else the
+        family."""
         fused, down = shapes.get("expert.gate+up", ()), shapes.get("expert.down", ())
         if len(fused) == len(down) == 3:
             if fused[1:] == (2 * down[2], down[1]):
@@ -272,19 +276,20 @@ class CheckpointLayers:
 
     def _tower(self, place: Location) -> str:
         tower = self._towers[place.prefix]
-        # Multi-token-prediction layers stand behind the last ordinary one (DeepSeek-V3, GLM-4.5). Of an encoder
-        # and a decoder, config.json may count only one.
+        # Multi-token-prediction layers come after the last ordinary one (DeepSeek-V3, GLM-4.5). For an encoder
+        # with a decoder, config.json may count the layers of only one.
         last = self._known(place.prefix, 0).get("layers", place.layer + 1)
         return "mtp" if not tower and place.layer >= last else tower
 
 
 def _is_matrix(tensor: Tensor) -> bool:
-    """A matrix, or a stack of some."""
+    """True for a matrix, or a stack of matrices."""
     return len(tensor.shape) in (2, 3) and 0 not in tensor.shape
 
 
 def _stack(tensor: Tensor, place: Location) -> tuple[Rule, ...]:
-    """A stack under `experts` that no rule names: one projection each plane, its role is its own name."""
+    """The rule for a stack under `experts` that the table does not name: each plane is a projection of the stack's
+    name."""
     if len(tensor.shape) != 3 or 1 in tensor.shape[1:]:
         return ()
     words = place.path.split(".")
@@ -294,22 +299,33 @@ def _stack(tensor: Tensor, place: Location) -> tuple[Rule, ...]:
 
 
 def _own_name(place: Location) -> Rule:
-    """Each plane of a stack is one projection, its role is the stack's own name."""
+    """A rule by which each plane of a stack is one projection, whose role is the stack's name."""
     return Rule("", "expert", printable(place.path.rpartition(".")[2].removesuffix("_weight")), stack="planes")
 
 
-def _is_of_mlp(item: _Named) -> bool:
+def _corrected(rule: Rule, place: Location, verdict: Verdict) -> Rule:
+    """The rule with the role that the shapes prove, or for a nameless stack one without a known role.
+
+    Raises:
+        ValueError: the tensor has no role, and is no stack.
+    """
+    if verdict.nameless and rule.stack != "planes":
+        raise ValueError(verdict.line)
+    return _own_name(place) if verdict.nameless else replace(rule, role=verdict.role or rule.role)
+
+
+def _is_of_mlp(item: _MatchedTensor) -> bool:
     return bool(item.rules) and item.rules[0].block in _MLPS and not item.place.lora
 
 
-def _attended(shapes: Shapes) -> int:
-    """The width that the attention of a layer takes; 0 where it is not known."""
+def _attention_width(shapes: Shapes) -> int:
+    """The input width of a layer's attention; 0 if it is not known."""
     names = ("attention.query", "attention.query+key+value")
     return next((shapes[name][1] for name in names if len(shapes.get(name, ())) == 2), 0)
 
 
 def _check_latent(shapes: Shapes, heads: int) -> None:
-    """Latent queries and keys have rows for the same heads.
+    """Check that latent queries and keys have rows for the same heads.
 
     Raises:
         ValueError: they do not.
@@ -323,8 +339,8 @@ def _check_latent(shapes: Shapes, heads: int) -> None:
         )
 
 
-def _holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
-    """Whether the condition of a rule is true of the shapes of its layer."""
+def _condition_holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
+    """True if the condition of a rule is met by the shapes of its layer."""
     if rule.when == "latent gated":
         expected = latent_query_rows(shapes, known.get("heads", 0))
         return expected is not None and tensor.shape[0] == expected[1]
@@ -336,70 +352,3 @@ def _holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
         return False
     # Value heads may have another size than key heads.
     return tensor.shape[0] * value[0] == 2 * output[1] * key[0]
-
-
-def _slices(
-    shape: tuple[int, ...], rule: Rule, turned: bool, numbers: _Numbers
-) -> Iterator[tuple[int | None, str, Slice | None]]:
-    """The number in its stack (None outside of one), role and slice (None: all of it) of each projection of a tensor.
-
-    `turned` says that the planes of a stack are (in, out); `numbers` gives what layouts name, for a size and roles.
-
-    Raises:
-        ValueError: no layout fits.
-    """
-    if rule.stack == "flat":
-        yield None, rule.role, Slice(1, 1, 0, prod(shape[1:]))
-    elif rule.stack in _HEADS:
-        axis = _HEADS[rule.stack]
-        yield None, rule.role, Slice(axis, 1, 0, shape[2 if axis == HEADS else 1])
-    elif rule.stack == "rows":
-        count = numbers(shape[0], ()).get(rule.count, 0)
-        if not count or shape[0] % count:
-            raise ValueError(f"expected equal blocks of {count or 'unknown'} {rule.count} along axis 0 of {shape[0]}")
-        width = shape[0] // count
-        yield from ((n, rule.role, Slice(0, 1, n * width, width)) for n in range(count))
-    elif rule.stack:
-        plane = (shape[1], shape[2])
-        parts = _split_any(plane, rule, turned, numbers) if rule.layouts else [(rule.role, Slice(0, 1, 0, plane[0]))]
-        yield from ((n, role, replace(part, index=n)) for n in range(shape[0]) for role, part in parts)
-    else:
-        divide = _split_proven if rule.proven else _split_any
-        parts = divide((shape[0], shape[1]), rule, turned, numbers)
-        yield from ((None, role, part if len(parts) > 1 else None) for role, part in parts)
-
-
-def _split_any(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
-    """By the first layout that fits; the reason why the first one does not is the one that is told."""
-    refusals: list[ValueError] = []
-    for layout in rule.layouts:
-        placed = replace(layout, axis=1 - layout.axis) if turned else layout
-        try:
-            return split(shape, placed, numbers(shape[placed.axis], layout.roles))
-        except ValueError as refusal:
-            refusals.append(refusal)
-    raise refusals[0]
-
-
-def _split_proven(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
-    """By the layouts that fit, where all of them cut the same rows.
-
-    Raises:
-        ValueError: no layout is known, heads or the output matrix are not, none fits, or some fit that cut otherwise.
-    """
-    if not rule.layouts:
-        raise ValueError("no model_type says how it is fused: not split")
-    known = numbers(shape[0], rule.layouts[0].roles)
-    if missing := [text for name, text in _PROOF if name not in known]:
-        raise ValueError(f"no model_type says how it is fused, and there is no {' and no '.join(missing)}: not split")
-    if known["heads"] * known["head_dim"] != known["attended"] or known["keys"] % known["head_dim"]:
-        raise ValueError(f"{known['heads']} heads fit neither queries nor keys of {shape[0]} rows: not split")
-    first = _split_any(shape, rule, turned, numbers)
-    fitting: dict[tuple[tuple[str, Slice], ...], Layout] = {}
-    for layout in rule.layouts:
-        with suppress(ValueError):
-            fitting.setdefault(tuple(split(shape, layout, numbers(shape[0], layout.roles))), layout)
-    if len(fitting) > 1:
-        names = " and ".join(name for name, layout in NAMES.items() if layout in fitting.values())
-        raise ValueError(f"no model_type says how it is fused, and it fits as {names}: not split")
-    return first

@@ -1,5 +1,7 @@
-"""How the keys of an attention are rotated by position (RoPE), by family: which rows of a head make a pair, how many
-are rotated, and by which base. From the type of the model and its config.json or GGUF metadata, no weights.
+"""How the keys of an attention are rotated by position (RoPE), by family.
+
+That is: which rows of a head form a pair, how many rows are rotated, and with which base. It follows from the model
+type and config.json or GGUF metadata, without weights.
 """
 
 from __future__ import annotations
@@ -31,24 +33,24 @@ _GGUF_INTERLEAVED = models(
     "arcee ernie4_5 ernie4_5-moe smollm3 bailingmoe mistral3"
 )
 _GGUF_UNROTATED = models("gpt2 bloom mpt jais refact jamba t5")
-"""As llama.cpp's llama_model_rope_type has it; its converter turns the rows of llama's queries and keys for that."""
+"""From llama.cpp's llama_model_rope_type; its converter reorders the rows of llama's queries and keys to match."""
 _PARTS = {
     **dict.fromkeys(("phi", "persimmon", "nemotron", "glm", "glm4", "chatglm"), 0.5),
     **dict.fromkeys(("stablelm", "gpt_neox"), 0.25),
 }
-"""Share of a head's rows that is rotated where config.json does not say it; of other families all."""
+"""The share of a head's rows that is rotated if config.json does not state it; in other families all."""
 _META = "attention.wk.weight"
-"""Keys in Meta's own files, and in Mistral's, which have no model_type beside them."""
+"""The keys in Meta's own files, and in Mistral's, which have no model_type beside them."""
 _THETA = 10_000.0
 _EVERY = 4
-"""In SmolLM3 and Cohere 2 the layers without RoPE, where config.json does not list them."""
+"""SmolLM3 and Cohere 2 have no RoPE in every fourth layer, if config.json does not list these layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """The first `dims` rows of each head of a key are rotated, the others not; 0 where none are.
+    """The first `dims` rows of each head of a key are rotated, the others not; 0 if none are.
 
-    Pair i is turned by position x theta^(-2 i / dims), more slowly with i. It is rows 2 i and 2 i + 1 where
+    Pair i is turned by position x theta^(-2 i / dims), more slowly for larger i. It consists of rows 2 i and 2 i + 1 if
     `is_interleaved`, else i and i + dims / 2.
     """
 
@@ -57,11 +59,13 @@ class Rope:
     theta: float
 
 
+_FAMILIES = _HALVES, _INTERLEAVED, _UNROTATED
+_GGUF_FAMILIES = _GGUF_HALVES, _GGUF_INTERLEAVED, _GGUF_UNROTATED
 NO_ROPE = Rope(0, False, _THETA)
 
 
 def rope_of(config: Mapping[str, Any], is_gguf: bool, tensor: str, layer: int, head_dim: int) -> Rope:
-    """That of the key in a tensor, whose heads have `head_dim` rows. `config` is the part of the tensor's tower.
+    """The rotation of the key in a tensor, whose heads have `head_dim` rows. `config` is the part for its tower.
 
     Raises:
         WeightsError: it is not known for this type of model.
@@ -69,10 +73,10 @@ def rope_of(config: Mapping[str, Any], is_gguf: bool, tensor: str, layer: int, h
     family = str(config.get("model_type") or "")
     if not family and tensor.endswith(_META):
         return Rope(head_dim, True, _number(config, "rope_theta") or _THETA)
-    if family in (_GGUF_UNROTATED if is_gguf else _UNROTATED) or (family == "falcon" and config.get("alibi")):
+    halves, interleaved, unrotated = _GGUF_FAMILIES if is_gguf else _FAMILIES
+    if family in unrotated or (family == "falcon" and config.get("alibi")):
         return NO_ROPE
-    interleaved = family in (_GGUF_INTERLEAVED if is_gguf else _INTERLEAVED)
-    if not interleaved and family not in (_GGUF_HALVES if is_gguf else _HALVES):
+    if family not in interleaved and family not in halves:
         named = f"of {printable(family)}" if family else "without a model_type"
         raise WeightsError(f"it is not known how keys {named} are rotated: only --rope recompute can be used")
     if _is_unrotated(config, family, layer):
@@ -82,11 +86,12 @@ def rope_of(config: Mapping[str, Any], is_gguf: bool, tensor: str, layer: int, h
     if dims % 2 or not 0 < dims <= head_dim:
         raise WeightsError(f"{dims} rotated rows for heads of {head_dim}: only --rope recompute can be used")
     theta = _number(stated, "rope_theta") or _number(config, "rope_theta") or _number(config, "rotary_emb_base")
-    return Rope(dims, interleaved, theta or _THETA)
+    return Rope(dims, family in interleaved, theta or _THETA)
 
 
 def _stated(config: Mapping[str, Any], layer: int) -> Mapping[str, Any]:
-    """What transformers 5 writes of RoPE, or of that of the layer's type."""
+    """The settings of RoPE as transformers 5 writes them, for all layers or for the layer's type; {} if there are
+    none."""
     found = config.get("rope_parameters")
     types = config.get("layer_types")
     if isinstance(found, Mapping) and isinstance(types, list) and layer < len(types):
@@ -103,7 +108,7 @@ def _part(config: Mapping[str, Any], stated: Mapping[str, Any], family: str, is_
 
 
 def _is_unrotated(config: Mapping[str, Any], family: str, layer: int) -> bool:
-    """Whether this layer of a family that rotates keys does not."""
+    """True if this layer does not rotate keys, though its family does."""
     if family == "smollm3":
         listed = config.get("no_rope_layers")  # 1 where RoPE is applied
         if isinstance(listed, list) and layer < len(listed):
@@ -123,7 +128,7 @@ def _whole(config: Mapping[str, Any], key: str) -> int | None:
 
 
 def _number(config: Mapping[str, Any], key: str) -> float | None:
-    """A positive number of a config.json that may hold anything."""
+    """A positive number from a config.json that may hold anything."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -1,4 +1,4 @@
-"""What the families table says of a tensor, and the one splitter."""
+"""Looking up rules in the table of families, and splitting fused tensors by their layouts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .layouts import THREE_AXES, Layout, Rule
 __all__ = ["BLOCKS", "KNOWN_FAMILIES", "NOT_PROJECTIONS", "ROLES", "cut", "cut_shape", "find_rules", "put", "split"]
 
 BLOCKS = (
-    *("attention", "cross_attention", "linear_attention", "ssm", "conv", "mlp", "shared_expert", "expert"),
-    *("lora", "other"),
-)
+    "attention", "cross_attention", "linear_attention", "ssm", "conv", "mlp", "shared_expert", "expert",
+    "lora", "other",
+)  # fmt: skip
 ROLES = (
     "query", "query_a", "query_b", "query_global", "key", "kv", "kv_a", "key_rope", "key_b", "key_global",
     "value", "value_b", "value_global", "pos_key", "pos_query",
@@ -30,8 +30,8 @@ ROLES = (
 
 @lru_cache(maxsize=65536)
 def find_rules(path: str, family: str, dims: int) -> tuple[Rule, ...]:
-    """The rules for a tensor by its path inside the layer, expert index and `.weight` left out: the first that
-    holds on any shape, and before it those with a condition on the shapes.
+    """The rules for a tensor by its path inside the layer, without expert number and `.weight`: the first rule without
+    a condition on the shapes, after those with one that come before it in the table.
 
     Cached: a model of 91,000 tensors has a few dozen paths.
     """
@@ -50,8 +50,8 @@ def find_rules(path: str, family: str, dims: int) -> tuple[Rule, ...]:
 
 _NUMBER = re.compile(r"(?<=\.)\d+\.|^\d+\.")
 _INNER_LAYER = re.compile(r".*\b(?:layers?|blocks?)\.\d+\.")  # layers in a stage: MobileViT's transformer.layer.1
-_ENDING = re.compile(r"\.(?:linear|proj)$|_weight$")  # `q_proj.linear` of a wrapper that clips is `q_proj`
-_NORM = re.compile(r"norm\d*\.")  # a gated norm has an up and a down of its own, and is no MLP
+_ENDING = re.compile(r"\.(?:linear|proj)$|_weight$")  # `q_proj.linear`, of a wrapper that clips, is `q_proj`
+_NORM = re.compile(r"norm\d*\.")  # a gated norm has an up and a down too, but is no MLP
 
 
 def _fits(rule: Rule, family: str, dims: int) -> bool:
@@ -61,7 +61,7 @@ def _fits(rule: Rule, family: str, dims: int) -> bool:
 
 
 def split(shape: tuple[int, int], layout: Layout, known: Mapping[str, int]) -> list[tuple[str, Slice]]:
-    """Role and slice of each part of a fused tensor; `known` as of sizes.resolve.
+    """Role and slice of each part of a fused tensor; `known` as from sizes.resolve.
 
     Raises:
         ValueError: a number is missing from config.json, or the parts do not fill the axis.
@@ -93,7 +93,7 @@ def split(shape: tuple[int, int], layout: Layout, known: Mapping[str, int]) -> l
 
 
 def cut(array: Any, part: Slice) -> Any:
-    """The slice of a 2-D or 3-D array, tensor or weights.Packed, shape (groups * width) along the axis."""
+    """The matrix that a slice selects from a 2-D or 3-D array, tensor or weights.Packed."""
     if part.axis in (HEADS, TURNED_HEADS):
         return _heads(array.reshape(*array.shape), part).reshape(-1, part.width)
     if part.index is not None:
@@ -106,7 +106,7 @@ def cut(array: Any, part: Slice) -> Any:
 
 
 def put(array: Any, part: Slice, matrix: Any) -> None:
-    """Write a matrix where `cut` takes it from, into a row-major 2-D or 3-D numpy array."""
+    """Write a matrix to the place that `cut` takes it from, in a row-major 2-D or 3-D numpy array."""
     if part.axis in (HEADS, TURNED_HEADS):
         heads = _heads(array, part)
         heads[...] = matrix.reshape(heads.shape)
@@ -122,12 +122,12 @@ def put(array: Any, part: Slice, matrix: Any) -> None:
 
 
 def _heads(array: Any, part: Slice) -> Any:
-    """A view of a stack with its matrices as they stand below one another."""
+    """A view of a stack with each matrix in the orientation in which they lie below one another."""
     return array.swapaxes(1, 2) if part.axis == TURNED_HEADS else array
 
 
 def cut_shape(shape: tuple[int, ...], part: Slice | None) -> tuple[int, int]:
-    """The shape of `cut`; (0, 0) where a whole tensor is no matrix, or is empty."""
+    """The shape of the result of `cut`; (0, 0) if a whole tensor is no matrix, or is empty."""
     if part is None:
         return (shape[0], shape[1]) if len(shape) == 2 and 0 not in shape else (0, 0)
     if part.axis in (HEADS, TURNED_HEADS):

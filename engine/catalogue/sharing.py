@@ -1,4 +1,4 @@
-"""Weights that a model uses more than once, as config.json says: one line for each way."""
+"""Weights that a model uses more than once, as config.json says: a line for each kind of sharing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def lines(config: Mapping[str, Any]) -> list[str]:
-    """What a user should know of a model whose tree shows fewer matrices than it computes with; [] for most."""
+    """Lines for the user of a model whose tree shows fewer matrices than it computes with; [] for most models."""
     found = []
     inner = [config, *(part for key in ("text_config", "llm_config") if isinstance(part := config.get(key), Mapping))]
     if any(part.get("attention_k_eq_v") is True for part in inner):

@@ -1,4 +1,4 @@
-"""The numbers that layouts name: from the shapes of a layer where they say it, else from config.json."""
+"""The numbers that layouts name: from the shapes of a layer if they tell, else from config.json."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from .families import FLAGS
 
 Sizes: TypeAlias = Mapping[str, int]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""The shapes that a layer's other tensors have, (out, in): by `block.role`, and of vectors by their leaf name."""
+"""The shapes of a layer's other tensors, (out, in): by `block.role`, and for vectors by the last word of their name."""
 
 _TOO_LARGE = 1 << 48
 _ALIASES = {
     "heads": (
-        *("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "encoder_attention_heads"),
-        *("decoder_attention_heads", "num_query_heads"),
+        "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "encoder_attention_heads",
+        "decoder_attention_heads", "num_query_heads",
     ),
     "hidden": ("hidden_size", "n_embd", "d_model", "n_embed", "model_dim", "dim", "embed_dim", "emb_dim"),
     "kv_heads": (
-        *("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "num_query_groups"),
-        *("attn_config.kv_n_heads", "multi_query_group_num"),
+        "num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "num_query_groups",
+        "attn_config.kv_n_heads", "multi_query_group_num",
     ),
     "head_dim": ("head_dim", "kv_channels", "d_kv", "attention_head_dim"),
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers"),
     "experts": (
-        *("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
-        "ffn_config.moe_num_experts",
+        "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "ffn_config.moe_num_experts",
     ),
     "kv_lora_rank": ("kv_lora_rank",),
     "qk_rope_head_dim": ("qk_rope_head_dim",),
@@ -36,11 +35,11 @@ _ALIASES = {
     "delta_key": ("linear_key_head_dim",),
     "o_groups": ("o_groups",),
     "indexer_keys": ("indexer_head_dim", "index_head_dim"),
-}
+}  # fmt: skip
 
 
 def family_of(config: Mapping[str, Any]) -> str:
-    """The model_type, with the flag that decides its layout where there is one: `falcon+multi_query`."""
+    """The model_type, followed by the flag that decides its layout if one does: `falcon+multi_query`."""
     model_type = str(config.get("model_type", ""))
     for flag, default in FLAGS.get(model_type, ()):
         if config.get(flag, default):
@@ -49,19 +48,19 @@ def family_of(config: Mapping[str, Any]) -> str:
 
 
 def sizes(config: Mapping[str, Any], layer: int = 0) -> dict[str, int]:
-    """The numbers of a raw config.json under one name each; absent ones are absent, lists give that layer's."""
+    """The numbers of a config.json under one name each; missing ones are absent, lists give the value of `layer`."""
     found: dict[str, int] = {}
     for name, keys in _ALIASES.items():
         values = (_number(config, key, layer) for key in keys)
         if value := next((v for v in values if v is not None), None):
             found[name] = value
     if str(config.get("model_type")) == "chatglm" and not config.get("multi_query_attention"):
-        found.pop("kv_heads", None)  # the number of groups is stated, and not used
+        found.pop("kv_heads", None)  # the number of groups is stated, but not used
     return found
 
 
 def _number(config: Mapping[str, Any], key: str, layer: int) -> int | None:
-    """A positive whole number, at a dotted key, or of a layer where a list gives one to each."""
+    """A positive whole number at a key, which may be dotted; from a list, the value of `layer`."""
     first, _, rest = key.partition(".")
     value = config.get(first)
     if rest:
@@ -74,7 +73,7 @@ def _number(config: Mapping[str, Any], key: str, layer: int) -> int | None:
 def resolve(known: Sizes, shapes: Shapes, block: str, size: int, roles: Collection[str]) -> dict[str, int]:
     """Every number that a layout of these roles may name, for a fused tensor of `block` with `size` along its axis.
 
-    What a shape says goes before what config.json says; what neither says is absent.
+    Shapes take precedence over config.json; numbers that neither tells are absent.
 
     Raises:
         ValueError: the shapes of the layer contradict the heads.
@@ -108,16 +107,8 @@ def resolve(known: Sizes, shapes: Shapes, block: str, size: int, roles: Collecti
 
 
 def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int, roles: Collection[str]) -> None:
-    """Heads, their size, and how many rows all queries and all keys take; `width`: inputs of the output matrix."""
-    heads, head_dim = found.get("heads", 0), found.get("head_dim", 0)
-    norm = next((shapes[name][0] for name in ("q_norm", "attn_q_norm", "q_layernorm") if name in shapes), 0)
-    # Of latent queries it is the latent that is normed.
-    if norm and width and norm != width and width % norm == 0 and "attention.query_a" not in shapes:
-        heads, head_dim = width // norm, norm
-    elif heads and width:
-        head_dim = width // heads
-    elif heads and not head_dim:
-        head_dim = found.get("hidden", 0) // heads
+    """Add heads, their size, and the rows of all queries and of all keys; `width`: inputs of the output matrix."""
+    heads, head_dim = _heads(found, shapes, width)
     queries = width or heads * head_dim
     if not queries:
         return
@@ -128,34 +119,46 @@ def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int,
         found["keys"] = found["kv_heads"] * head_dim
     elif "query" not in roles:
         found["keys"] = size // 2
-    elif width:
-        found["keys"] = max(0, size - queries) // 2
     else:
-        found["keys"] = queries
+        found["keys"] = max(0, size - queries) // 2 if width else queries
     kv_heads = found["keys"] // head_dim if head_dim else 0
     if kv_heads:
         found.setdefault("kv_heads", kv_heads)
         found["group_queries"] = queries // found["kv_heads"]
 
 
+def _heads(found: Sizes, shapes: Shapes, width: int) -> tuple[int, int]:
+    """Number and size of the query heads, 0 if not known: by a norm of each head, else by the output matrix."""
+    heads, head_dim = found.get("heads", 0), found.get("head_dim", 0)
+    norm = next((shapes[name][0] for name in ("q_norm", "attn_q_norm", "q_layernorm") if name in shapes), 0)
+    # For latent queries the norm is that of the latent.
+    if norm and width and norm != width and width % norm == 0 and "attention.query_a" not in shapes:
+        return width // norm, norm
+    if heads and width:
+        return heads, width // heads
+    if heads and not head_dim:
+        return heads, found.get("hidden", 0) // heads
+    return heads, head_dim
+
+
 def _resolve_latent(found: dict[str, int], shapes: Shapes, size: int) -> None:
-    """The latent of keys and values, and the rotated key beside it, which takes what is left."""
-    if latent := _latent(shapes):
+    """Add the widths of the latent of keys and values, and of the rotated key beside it, which takes the rest."""
+    if latent := _latent_width(shapes):
         found["kv_lora_rank"], found["qk_rope_head_dim"] = latent, size - latent
 
 
-def _latent(shapes: Shapes) -> int:
-    """The width of the latent of keys and values, by its norm or by what takes it as input; 0 without both."""
+def _latent_width(shapes: Shapes) -> int:
+    """The width of the latent of keys and values, from its norm or the matrix that reads it; 0 without both."""
     norms = ("kv_a_layernorm", "attn_kv_a_norm", "kv_a_norm")
     expanded = shapes.get("attention.key_b+value_b", ())
     return next((shapes[name][0] for name in norms if name in shapes), expanded[1] if len(expanded) == 2 else 0)
 
 
 def _resolve_expanded(found: dict[str, int], width: int, size: int) -> None:
-    """What each head makes of a latent beside what is as wide as its value: a key before rotation, or a query.
+    """Add the rows of each head that are expanded from a latent, beside a value: a key before rotation, or a query.
 
     Raises:
-        ValueError: the output matrix has no whole number of columns a head.
+        ValueError: the columns of the output matrix are no multiple of the heads.
     """
     if not (heads := found.get("heads")) or not width:
         return

@@ -1,4 +1,4 @@
-"""Layers that no word names, found by their structure: modules that count from a number, and hold projections."""
+"""Finding lists of layers with unknown names, by their structure: numbered modules that contain projections."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NO_LAYERS = re.compile(
 def layer_lists(names: Iterable[str], holds_projection: Callable[[Location], bool]) -> frozenset[str]:
     """The lists of layers among names without a known word, dotted (`lxmert.encoder.r_layers`).
 
-    A list is what has a number behind it and there, under two numbers or more, the same projection; under one it is a
-    list where another of its name is one. Experts, heads and adapters are none, nor is a block made of numbered parts
-    (`mlp.0`).
+    A list is followed by a number and has the same projection under two numbers or more; with a single number it is a
+    list if another list has the same last word. Experts, heads and adapters are not lists, nor are blocks made of
+    numbered parts (`mlp.0`).
     """
     patterns: dict[tuple[str, str], tuple[Location, set[int]]] = {}
     for name in names:

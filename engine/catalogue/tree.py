@@ -1,4 +1,4 @@
-"""Checkpoint + catalogue -> the projections, in model order, every tensor accounted for."""
+"""Checkpoint + catalogue -> the projections in model order, where every tensor appears."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .names import locate, numbered
 from .places import placed
 from .roles import CheckpointLayers, FoundProjection
 from .rules import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, cut_shape
-from .whole_factors import told
+from .whole_factors import with_notes
 
 _WORDS = re.compile(r"[0-9]+|[^0-9]+")
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
@@ -33,26 +33,26 @@ _ROLE_ORDER = {role: number for number, role in enumerate(ROLES)}
 
 
 class ListedCheckpoint(Protocol):
-    """What a tree is made of: the names and shapes of a Checkpoint's tensors, and its config.json."""
+    """The input of a tree: the names and shapes of a Checkpoint's tensors, and its config.json."""
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """config.json, {} where there is none."""
+        """config.json, {} if there is none."""
         ...
 
     @property
     def adapter(self) -> Mapping[str, Any]:
-        """What is said of it as an adapter, {} where it is none."""
+        """The configuration of an adapter, {} if it is none."""
         ...
 
     @property
     def format(self) -> Format:
-        """That of its files."""
+        """The format of its files."""
         ...
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """In the order of the files."""
+        """The tensors in the order of the files."""
         ...
 
 
@@ -60,10 +60,10 @@ class ListedCheckpoint(Protocol):
 class Tree:
     """Every tensor of a checkpoint as projections, in model order, then block `other`.
 
-    `known` is False where layers hold matrices that no rule of the catalogue names: a scan then computes every
-    matrix of the layers, under its own name where it has no role; where no matrix lies in a layer, all that there are.
+    `known` is False if layers hold matrices that no rule of the catalogue names: a scan then computes every
+    matrix in the layers, under its tensor's name if it has no role; or, if no matrix is in a layer, all matrices.
     `by_shape` names the fused tensors of a model of unknown type that were split as the output matrix and the heads
-    prove it. `lines` are what a user should know of matrices that are stored as factors.
+    prove. `lines` are what a user should know about matrices that are stored as factors.
     """
 
     projections: tuple[Projection, ...]
@@ -72,14 +72,14 @@ class Tree:
     lines: tuple[str, ...] = ()
 
     def scanned(self, pattern: str | None = None) -> list[Projection]:
-        """What a scan computes: the projections, or whatever the address filter names.
+        """The matrices that a scan computes: the projections, or whatever the address filter names.
 
         `pattern` is an address, a glob on addresses, or dotted parts of one (`layers.3`, `key`).
         """
         if pattern:
             exact = [p for p in self.projections if p.rows and p.address == pattern]
             return exact or [p for p in self.projections if p.rows and is_named(p, pattern)]
-        inside = any(_may_stand_in(p) and p.layer is not None for p in self.projections)
+        inside = any(_is_readable_matrix(p) and p.layer is not None for p in self.projections)
         factors = {q.key for p in self.projections if p.is_product for q in p.parents}
         return [
             p
@@ -88,32 +88,32 @@ class Tree:
         ]
 
     def left_out(self) -> list[Projection]:
-        """Matrices that an unfiltered scan does not compute; tables of integers are none."""
+        """The matrices that an unfiltered scan does not compute, without tables of integers."""
         taken = {p.address for p in self.scanned()}
-        return [p for p in self.projections if _may_stand_in(p) and p.address not in taken]
+        return [p for p in self.projections if _is_readable_matrix(p) and p.address not in taken]
 
     def _is_taken(self, p: Projection, inside: bool) -> bool:
-        """Whether a scan computes a matrix that has no role; `inside` says that some matrices lie in layers."""
-        # A fused tensor that could not be split: whole, it still belongs to a scan.
+        """True if a scan computes a matrix without a role; `inside`: some matrices are in layers."""
+        # A fused tensor that could not be split still belongs to a scan, as a whole.
         if p.note:
             return True
-        # In an unknown family any matrix of a layer may be a projection; embeddings and heads are none.
-        return not self.known and _may_stand_in(p) and (p.layer is not None or not inside)
+        # In an unknown family any matrix of a layer may be a projection; embeddings and heads are not.
+        return not self.known and _is_readable_matrix(p) and (p.layer is not None or not inside)
 
 
-def _may_stand_in(p: Projection) -> bool:
+def _is_readable_matrix(p: Projection) -> bool:
     return p.rows > 0 and p.problem is None
 
 
 def kinds_of(projections: Iterable[Projection], limit: int = 4) -> str:
-    """What these matrices are, in a few words, the most frequent first: `mlp.gate, lm_head`, or `r_layers, ...`."""
+    """The kinds of these matrices in a few words, the most frequent first: `mlp.gate, lm_head`, or `r_layers, ...`."""
     found = Counter(_kind(p) for p in projections)
     words = [word for word, _ in found.most_common(limit)]
     return ", ".join(words + ["..."] * (len(found) > limit))
 
 
 def _kind(p: Projection) -> str:
-    """A matrix in a layer by its path there, else by the list that holds it (`r_layers`), else by its last word."""
+    """The kind of a matrix: its path in a layer, else the list that holds it (`r_layers`), else its last word."""
     place = locate(p.tensor)
     if place and p.layer is not None:
         return printable(_NUMBER.sub("", place.path))
@@ -123,23 +123,26 @@ def _kind(p: Projection) -> str:
 
 
 def matches(address: str, pattern: str) -> bool:
-    """Whether a filter names an address: a glob on the whole of it, else some of its dotted parts in a row."""
+    """True if a filter names an address: as a glob on all of it, or as some of its dotted parts in a row."""
     if any(c in pattern for c in "*?["):
         return fnmatchcase(address, pattern)
     return f".{pattern}." in f".{address}."
 
 
 def is_named(projection: Projection, pattern: str) -> bool:
-    """Whether a filter names a projection: see `matches`. What stands in a gauge in the place of several is named by
-    each of them too."""
+    """True if a filter names a projection, as in `matches`. A row that replaces several in a gauge is also named by
+    each of them."""
     made = projection.derived
     replaced = made.parents if made is not None and made.is_further and made.gauge else ()
     return any(matches(p.address, pattern) for p in (projection, *replaced))
 
 
 def build_tree(checkpoint: ListedCheckpoint) -> Tree:
-    """All projections of a checkpoint: names and shapes alone, no weights."""
-    # The collector would walk all that is being made again and again: a third of the time for 91,000 tensors.
+    """All projections of a checkpoint, from names and shapes only.
+
+    The garbage collector is paused: it would walk the growing tree again and again, a third of the time for 91,000
+    tensors.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -154,17 +157,20 @@ def _build(checkpoint: ListedCheckpoint) -> Tree:
     factors = factored(checkpoint.tensors, checkpoint.adapter, is_gguf=kind.stands_alone)
     layers = CheckpointLayers(checkpoint.config, factors.tensors)
     found = layers.found() if not factors.pairs and not factors.originals else placed(layers, factors)
-    named = told(sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order), checkpoint.config)
+    named = with_notes(
+        sorted(_with_unique_addresses([f for f in found if f.block != "other"], kind), key=model_order),
+        checkpoint.config,
+    )
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else f.as_other() for f in found if f.tensor.name not in held]
-    rest = sorted(_whole(others, kind).values(), key=model_order)
+    rest = sorted(_others_by_address(others, kind).values(), key=model_order)
     known = bool(named) and _is_known(checkpoint, layers, others)
     every = _with_products((*named, *rest), factors) if factors.pairs else (*named, *rest)
     return Tree(every, known, tuple(layers.proven), tuple(factors.lines))
 
 
 def _with_products(every: Sequence[Projection], factors: Factored) -> tuple[Projection, ...]:
-    """The projections, with the products of factors in the place of what stands in for them."""
+    """The projections, with the products of factors instead of their stand-ins."""
     held = {(p.tensor, _plane(p)): p for p in every}
     return tuple(p if (pair := factors.pairs.get(p.tensor)) is None else _product(p, pair, held) for p in every)
 
@@ -174,7 +180,7 @@ def _plane(p: Projection) -> int | None:
 
 
 def _product(p: Projection, pair: FactorPair, held: Mapping[tuple[str, int | None], Projection]) -> Projection:
-    """The product of two factors, named and placed like their stand-in, of whose outputs it may be some."""
+    """The product of two factors, named and placed like its stand-in, which may be some of its outputs."""
     plane = _plane(p) if pair.planes else None
     if any((tensor.name, plane) not in held for tensor in (pair.a, *pair.blocks)):
         return replace(p, problem="its factors have the place of other tensors")
@@ -189,7 +195,7 @@ def _product(p: Projection, pair: FactorPair, held: Mapping[tuple[str, int | Non
     if pair.alpha is not None:
         label, formula = f"alpha / {1 / pair.scale:.4g} {label}", FACTORS_ALPHA
         number = held[pair.alpha.name, None]
-        is_number = number.dtype in TORCH_NAMES  # of no rows, and so no matrix
+        is_number = number.dtype in TORCH_NAMES  # it has no rows, so the tree counts it as no matrix
         parents = (*parents, replace(number, problem=None) if is_number else number)
     elif pair.scale != 1:
         label = f"{pair.scale:.4g} {label}"
@@ -197,8 +203,8 @@ def _product(p: Projection, pair: FactorPair, held: Mapping[tuple[str, int | Non
     return derive(stand_in, Derived(formula, 1, label, True, parents, (Operand(repr(pair.scale)),)))
 
 
-def _addressed(found: Sequence[FoundProjection], kind: Format) -> list[Projection]:
-    """Projections with unique addresses; one whose address stays shared with another's is left out."""
+def _with_unique_addresses(found: Sequence[FoundProjection], kind: Format) -> list[Projection]:
+    """Projections with unique addresses; those whose address stays ambiguous are left out."""
     groups: dict[str, list[FoundProjection]] = defaultdict(list)
     for item in found:
         groups[_address(item, "")].append(item)
@@ -222,7 +228,7 @@ def _addressed(found: Sequence[FoundProjection], kind: Format) -> list[Projectio
     return named
 
 
-def _whole(others: Iterable[FoundProjection], kind: Format) -> dict[str, Projection]:
+def _others_by_address(others: Iterable[FoundProjection], kind: Format) -> dict[str, Projection]:
     """Tensors that are no projections, by address."""
     addresses = ((item, f"other.{escape(item.tensor.name)}") for item in others)
     return {address: _projection(item, address, kind) for item, address in addresses}
@@ -269,7 +275,7 @@ def _dequantisation(tensor: Tensor, kind: Format) -> str:
 def content_key(tensor: Tensor, part: Slice | None = None, dequantisation: str = "") -> str:
     """The content key: digest(identity, begin, end, dtype, shape, slice, dequantisation) of the tensor.
 
-    The strides of a view follow, and all parts of a quantised or joined matrix; the key of any other has neither.
+    The strides of a view follow, and all parts of a quantised or joined matrix; other tensors have neither in the key.
     """
     pieces = [_framed(tensor.source.identity), framed(tensor.begin, tensor.end)]
     pieces.append(_framed(tensor.dtype, tensor.shape, part, dequantisation))
@@ -283,7 +289,7 @@ def content_key(tensor: Tensor, part: Slice | None = None, dequantisation: str =
     return blake2b(b"".join(pieces), digest_size=16).hexdigest()
 
 
-# A model of 91,000 tensors has a few dozen shapes: half the time of its keys.
+# A model of 91,000 tensors has a few dozen shapes: caching halves the time for its keys.
 _framed = lru_cache(maxsize=4096)(framed)
 
 
@@ -298,13 +304,14 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
 
 
 def _is_known(checkpoint: ListedCheckpoint, layers: CheckpointLayers, others: Iterable[FoundProjection]) -> bool:
-    """Whether the catalogue names every projection: of the families, or as it turns out every matrix of a layer."""
-    # What a model is, its towers alone do not say: one of a new type may hold a tower without a config of its own.
+    """True if the catalogue names every projection: because of the family, or as every matrix of the layers has a
+    rule."""
+    # The types of its towers do not tell the type of a model: a new type may hold a tower without a separate config.
     by_family = not checkpoint.format.stands_alone and str(checkpoint.config.get("model_type")) in KNOWN_FAMILIES
     inside = [f.place for f in others if f.place and len(f.tensor.shape) == 2]
     return all(
-        # GGUF's `proj` is none; elsewhere it is a block's own (SAM 2).
-        (_is_none(place.path) and (checkpoint.format.stands_alone or place.path != "proj"))
+        # GGUF's `proj` is no projection; elsewhere it is one of its block (SAM 2).
+        (_is_no_projection(place.path) and (checkpoint.format.stands_alone or place.path != "proj"))
         or layers.is_router(place)
         or (by_family and layers.family(place.prefix) in KNOWN_FAMILIES)
         for place in inside
@@ -312,13 +319,13 @@ def _is_known(checkpoint: ListedCheckpoint, layers: CheckpointLayers, others: It
 
 
 @lru_cache(maxsize=4096)
-def _is_none(path: str) -> bool:
+def _is_no_projection(path: str) -> bool:
     return NOT_PROJECTIONS.search(path) is not None
 
 
 def escape(name: str) -> str:
-    """A tensor's name as part of an address: nothing in it can be a glob, a space or a control character."""
-    if _SAFE.fullmatch(name):  # nearly every name: 0.3 us instead of 4
+    """A tensor's name as part of an address, without characters of globs, spaces or control characters."""
+    if _SAFE.fullmatch(name):  # true for nearly every name, and takes 0.3 us instead of 4
         return name
     return "".join(c if c.isprintable() and c not in "%*?[] \\/" else _percent(c) for c in name)
 
@@ -339,6 +346,6 @@ def model_order(p: Projection) -> tuple[Any, ...]:
 
 
 def _natural(name: str) -> list[Any]:
-    """Numbers in a name by their value; digits beyond 18 would be no layer, and cost more than they tell."""
+    """A name for sorting, with numbers by their value, unless they have more than 18 digits: those are no layers."""
     words = _WORDS.findall(name)
     return [(0, int(word), "") if word[0] in "0123456789" and len(word) < 19 else (1, 0, word) for word in words]

@@ -1,1 +1,1 @@
-"""What a user names -> a Checkpoint: a folder, a file, a Hub id, a URL, from headers alone."""
+"""Opening a folder, a file, a Hub id or a URL by its headers -> Checkpoint."""

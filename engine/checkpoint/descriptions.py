@@ -1,4 +1,4 @@
-"""Small tensors that say how others are packed, fetched with the headers of files on a server."""
+"""Small tensors that describe how others are packed: fetched along with the headers of files on a server."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import NamedTuple
 
 from ..formats.tensor import PEEK_BYTES, FileStamp, Tensor
 from ..quantised.schemes import describes
-from .ranges import OPENING, RemoteFile, Watch
+from .ranges import RemoteFile
+from .retries import OPENING, Watch
 
 _GAP = 1 << 16
-"""Bytes between two of them that are rather fetched along than left out by another request."""
+"""Up to this many bytes between two of them are fetched along, rather than sending another request."""
 _MOST_REQUESTS = 600
-"""bitsandbytes has one beside each matrix: of 80 layers 560, which are there in 4 s."""
+"""bitsandbytes has one beside each matrix: 560 in 80 layers, which take 4 s."""
 _MOST_BYTES = 32_000_000
 
 RemoteListings = Mapping[Path, tuple[list[Tensor], FileStamp | RemoteFile]]
 
 
 class _Span(NamedTuple):
-    """Bytes of a file that are fetched at once."""
+    """Bytes of a file that are fetched with one request."""
 
     file: RemoteFile
     begin: int
@@ -29,11 +30,10 @@ class _Span(NamedTuple):
 
 
 def with_descriptions(listed: RemoteListings, pool: Executor, watch: Watch) -> RemoteListings:
-    """The listings, where `content` of such tensors is what was fetched of them: nothing, where it took too many
-    requests or bytes.
+    """The listings, with the fetched bytes as `content` of such tensors; b"" if there are too many requests or bytes.
 
     Raises:
-        FetchError, or the client's error: a server did not give them.
+        FetchError, or the client's error: a server did not send them.
     """
     wanted = {
         path: [t for t in tensors if describes(t.name) and t.end - t.begin <= PEEK_BYTES]
@@ -54,7 +54,7 @@ def with_descriptions(listed: RemoteListings, pool: Executor, watch: Watch) -> R
 
 
 def _spans(file: FileStamp | RemoteFile, tensors: Iterable[Tensor]) -> list[_Span]:
-    """The ranges that hold these tensors, those of neighbours in one."""
+    """The ranges that hold these tensors; neighbours share a range."""
     assert isinstance(file, RemoteFile)
     spans: list[_Span] = []
     for tensor in sorted(tensors, key=lambda t: t.begin):

@@ -1,4 +1,4 @@
-"""Hub ids: the local cache first, without a request; else a download, or what `remote` reads, from the Hub."""
+"""Models on the Hub: looked up in the local cache without a request, else downloaded, or read in part by `remote`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,8 @@ from ..formats.format import TELLING
 from ..quantised.settings import OWN_FILES
 from .model_files import choose, folders_with_weights, listed_folders, of_models, read_weight_map, weight_files
 from .native import PARAMS
-from .ranges import (
-    UNWATCHED,
-    FetchError,
-    Link,
-    RemoteFile,
-    Watch,
-    client_errors,
-    retry_after,
-    said,
-    status_of,
-)
+from .ranges import RemoteFile
+from .retries import UNWATCHED, FetchError, Link, Watch, client_errors, retry_after, short_message, status_of
 from .tensor_parallel import refuse_ranks
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
@@ -44,7 +35,7 @@ _MAX_HEADS = 32
 
 
 class Access(Enum):
-    """What a model that is not whole in the local cache may take from the Hub."""
+    """How much may be fetched from the Hub for a model that is not complete in the local cache."""
 
     CACHE = "nothing"
     RANGES = "headers at once, and the tensors that are computed when they are"
@@ -52,7 +43,7 @@ class Access(Enum):
 
 
 class HubPlace(NamedTuple):
-    """What a user names on the Hub: a repo at a revision, and a folder of it, "" for all of it."""
+    """A model on the Hub: a repo at a revision, and a folder in it, "" for the repo itself."""
 
     repo: str
     revision: str = "main"
@@ -60,21 +51,21 @@ class HubPlace(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Without the revision: what its spectra are stored under."""
+        """The name without the revision, under which its spectra are stored."""
         return f"{self.repo}/{self.folder}" if self.folder else self.repo
 
     def inside(self, file: str) -> str:
-        """A file of the folder as a file of the repo."""
+        """The path in the repo of a file of the folder."""
         return f"{self.folder}/{file}" if self.folder else file
 
     def held(self, files: Iterable[str]) -> list[str]:
-        """Of a repo's files those in the folder or deeper in it, as files of the folder, sorted."""
+        """The paths of those files of a repo that are in the folder or below it, relative to the folder, sorted."""
         prefix = self.inside("")
         return sorted(file.removeprefix(prefix) for file in files if file.startswith(prefix))
 
 
 def parse(model: str) -> HubPlace:
-    """`[hf://]org/name[/folder][@revision]`; the revision is "main" where none is given.
+    """Parse `[hf://]org/name[/folder][@revision]`; the revision is "main" if none is given.
 
     Raises:
         InputError: no file, no folder and no possible Hub id.
@@ -101,11 +92,11 @@ def parse(model: str) -> HubPlace:
 
 
 def file_of(text: str) -> Path:
-    """A file that is no model, named `[hf://]org/name[@revision]/file`: of the local cache, without a request, or
-    downloaded into it.
+    """A file that is no model, named `[hf://]org/name[@revision]/file`, from the local cache or else downloaded into
+    it.
 
     Raises:
-        InputError: no such file, or it cannot be had, with the reason.
+        InputError: there is no such file, or it cannot be fetched, with the reason.
     """
     found = _IN_REPO.fullmatch(text.removeprefix(SCHEME))
     if found is None or not text.isprintable() or {".", ".."} & set(text.split("/")):
@@ -127,8 +118,8 @@ def file_of(text: str) -> Path:
 
 
 def whole(place: HubPlace) -> tuple[Path | None, str]:
-    """The snapshot folder of a cached model that is whole, found without a request; else what the cache lacks of it,
-    "" where it has nothing.
+    """The snapshot folder of a model that is complete in the cache, found without a request; else None and what the
+    cache lacks, "" if it has nothing of the model.
     """
     snapshot = cached(place.repo, place.revision)
     if snapshot is None:
@@ -144,19 +135,19 @@ def whole(place: HubPlace) -> tuple[Path | None, str]:
 
 
 def download(place: HubPlace, incomplete: str) -> Path:
-    """The snapshot folder of a model, whose weight files, and config.json, are now in the cache.
+    """Download a model's weight files and config.json into the cache, and return the snapshot folder.
 
     huggingface_hub shows progress bars on stderr. `incomplete` says what the cache lacked.
 
     Raises:
-        InputError: not downloadable, with the reason.
+        InputError: it cannot be downloaded, with the reason.
     """
     with explained(place, incomplete):
         return _download(place)
 
 
 def cache_folder() -> Path:
-    """Where huggingface_hub keeps models (HF_HUB_CACHE, HF_HOME)."""
+    """The folder in which huggingface_hub keeps models (HF_HUB_CACHE, HF_HOME)."""
     from huggingface_hub import constants  # 6 ms; the client itself costs 0.24 s
 
     return Path(constants.HF_HUB_CACHE)
@@ -172,23 +163,24 @@ def cached_models() -> list[str]:
 
 
 def repo_folder(name: str) -> Path:
-    """Where the cache keeps a model: blobs, refs and snapshots."""
+    """The folder of a model in the cache: blobs, refs and snapshots."""
     return cache_folder() / f"models--{name.replace('/', '--')}"
 
 
 def cached(name: str, revision: str) -> Path | None:
-    """The cached snapshot, read off the cache's documented layout: refs/<revision> -> snapshots/<commit>."""
+    """The cached snapshot, None if there is none; by the cache's documented layout, refs/<revision> ->
+    snapshots/<commit>."""
     return snapshot_in(repo_folder(name), revision)
 
 
 def cached_id(folder: Path) -> str:
-    """The id of the model whose folder of a Hub cache this is, "" for any other folder."""
+    """The Hub id of the model that a folder of a Hub cache belongs to, "" for any other folder."""
     kind, dashes, name = folder.name.partition("--")
     return name.replace("--", "/", 1) if kind == "models" and dashes and (folder / "snapshots").is_dir() else ""
 
 
 def snapshot_in(folder: Path, revision: str) -> Path | None:
-    """`cached` in a model's folder of any Hub cache."""
+    """The snapshot in a model's folder of any Hub cache, None if there is none."""
     commit = revision
     if not _COMMIT.fullmatch(revision):
         try:
@@ -200,7 +192,7 @@ def snapshot_in(folder: Path, revision: str) -> Path | None:
 
 
 def _is_folder(folder: str) -> bool:
-    """Whether this may be a folder of a repo: a name with a suffix of weights is a file's."""
+    """True if this may be a folder of a repo; a name with a suffix of weights is a file's."""
     dots = {".", ".."} & set(folder.split("/"))
     is_file = folder.lower().endswith(registry.suffixes())
     return _FOLDER.fullmatch(folder) is not None and folder.isprintable() and not dots and not is_file
@@ -226,7 +218,7 @@ def _download(place: HubPlace) -> Path:
 
 
 def request_headers() -> dict[str, str]:
-    """What goes along with a request to the Hub; the user's token, where there is one."""
+    """The headers of a request to the Hub, with the user's token if there is one."""
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented there
 
     headers: dict[str, str] = build_hf_headers()
@@ -234,7 +226,7 @@ def request_headers() -> dict[str, str]:
 
 
 def heads(place: HubPlace, link: Link, watch: Watch, files: Collection[str]) -> dict[str, bytes]:
-    """The first TELLING bytes of files of a repo; of none where there are so many that asking takes too long."""
+    """The first TELLING bytes of files of a repo; {} if there are more files than can be requested in little time."""
     from huggingface_hub import hf_hub_url
 
     def begin(file: str) -> bytes:
@@ -253,11 +245,12 @@ def chosen(
     heads: Callable[[Collection[str]], Mapping[str, bytes]],
     size: Callable[[str], int] = lambda _: 0,
 ) -> list[str]:
-    """Which of a repo's files are the weights of the model in a folder of it, or their index. `heads` fetches the first
-    bytes of files of the repo. `size`: see choose.
+    """The files of a repo that are the weights of the model in `place`, or their index.
+
+    `heads` fetches the first bytes of files of the repo. `size`: see choose.
 
     Raises:
-        InputError: none, several models, or a part of one.
+        InputError: there are none, or several models, or a part of one.
     """
     files = sorted(files)
     held = place.held(files)
@@ -284,14 +277,14 @@ def chosen(
 
 
 def _no_folder(place: HubPlace, files: Iterable[str], where: str) -> str:
-    """The line on a folder that a repo does not have among these files."""
+    """The message that a repo has no such folder among these files."""
     below = folders_with_weights(files)
     cure = f"its folders with weights are {listed_folders(below)}" if below else f"name the model as {place.repo}"
     return f"{place.repo} has no folder {printable(place.folder)} {where}: {cure}"
 
 
 def check_folder(place: HubPlace, files: Iterable[str]) -> None:
-    """Refuse a folder of Megatron's, or one that holds such folders, as refuse_ranks."""
+    """Refuse a part of a Megatron model, or a folder that holds such parts, as refuse_ranks does."""
     parent, _, last = place.folder.rpartition("/")
     for within, named in ((HubPlace(place.repo, folder=parent), last), (place, "")):
         held = within.held(files)
@@ -301,7 +294,7 @@ def check_folder(place: HubPlace, files: Iterable[str]) -> None:
 
 @contextmanager
 def explained(place: HubPlace, incomplete: str = "") -> Iterator[None]:
-    """huggingface_hub's errors as one line each; `incomplete` says what the cache lacks."""
+    """Turn huggingface_hub's errors into one line each; `incomplete` says what the cache lacks."""
     try:
         yield
     except InputError:
@@ -312,9 +305,9 @@ def explained(place: HubPlace, incomplete: str = "") -> Iterator[None]:
 
 
 def explain(error: Exception, place: HubPlace, lacking: str = "") -> str:
-    """Why the Hub did not answer as it should: one sentence, without URL or token.
+    """Say in one sentence why the Hub did not answer as it should, without URL or token.
 
-    Where it cannot be reached, `lacking` stands before that.
+    If the Hub cannot be reached, the sentence begins with `lacking`.
     """
     from huggingface_hub import constants, errors
 
@@ -340,7 +333,7 @@ def explain(error: Exception, place: HubPlace, lacking: str = "") -> str:
             return _refused(name, error)
         case OSError() if error.errno and not isinstance(error, (ConnectionError, *client_errors()[1:])):
             return f"cannot write {printable(str(error.filename or cache_folder()))}: {error.strerror}"
-    return f"{lacking}cannot reach the Hub ({said(error)})"
+    return f"{lacking}cannot reach the Hub ({short_message(error)})"
 
 
 def _refused(name: str, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Which files of a folder make up the model."""
+"""Choosing the files of a folder that make up the model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _MAX_INDEX = 100_000_000
 
 
 class Chosen(NamedTuple):
-    """The files of a model; `named` says in which of them its index places each tensor. `left_out` is a line on files
-    beside them that could be weights of it, "" where there are none.
+    """The files of a model. `named` maps tensor names to files, from its index. `left_out` is a line about other files
+    that could be weights of the model, "" if there are none.
     """
 
     files: list[Path]
@@ -35,11 +35,11 @@ def choose(
     size: Callable[[str], int] = lambda _: 0,
     named: Callable[[str], str] | None = None,
 ) -> list[str]:
-    """Of the file names of a folder: the index of the weights, or the files that hold them; [] where none does.
+    """The index of the weights among a folder's file names, or the files that hold the weights; [] if there are none.
 
-    What a format is sure of comes before what may be something else, then formats in the registry's order. `size`
-    says how many bytes a file has, 0 where that is not known; `named` how a user names one of a format that stands
-    alone, where that is not its path.
+    Models that a format is sure of come before doubtful ones, then formats in the registry's order. `size` returns the
+    bytes of a file, 0 if they are not known. `named` returns the name to give for a file of a format that stands
+    alone, if that is not its path.
 
     Raises:
         InputError: several files that may each be a model, or parts of a tensor-parallel model and nothing else.
@@ -51,7 +51,7 @@ def choose(
     models = next(filter(None, chain(sure, doubtful)), [])
     if len(models) > 1:
         first = ", ".join(printable(files[0], 80) for files in models[:3])
-        # A part of a split GGUF opens all of it, a shard of another format does not.
+        # Naming a part of a split GGUF opens the whole model, naming a shard of another format does not.
         cut, alone = any(is_part(files[0]) or registry.is_index(files[0]) for files in models), models[0][0]
         cure = "keep one of them there" if cut and not registry.stands_alone(alone) else "name one of the files"
         cure += f", as {printable(named(alone), 120)}" if named and registry.stands_alone(alone) else ""
@@ -63,9 +63,10 @@ def choose(
 
 
 def left_out(names: Iterable[str], used: Collection[str]) -> str:
-    """The line on files that could be weights of the model beside those that are used, "" where there are none.
+    """A line about unused files that could be weights of the model, "" if there are none.
 
-    Mistral's consolidated files repeat the model under other names; a format that stands alone has a file a model.
+    Mistral's consolidated files repeat the model under other names. In a format that stands alone other files are
+    other models.
     """
     kind = registry.format_of_index(min(used))
     others = [] if kind.stands_alone else [n for n in kind.candidates(names) if n not in used]
@@ -102,8 +103,8 @@ def weight_files(folder: Path) -> Chosen:
 
 
 def of_models(names: Collection[str], head: Callable[[str], bytes]) -> Collection[str]:
-    """The names of a folder's files without those that go along with a model, where others are left. `head` gives the
-    first TELLING bytes of one.
+    """The names of a folder's files without those that only accompany a model, unless nothing else is there. `head`
+    returns the first TELLING bytes of a file.
     """
     held = [(kind, name) for kind in registry.FORMATS for name in kind.named(names)]
     settled = any(kind.models(names) for kind in registry.FORMATS if not kind.stands_alone)
@@ -123,7 +124,7 @@ def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """weight_map_of a file.
+    """weight_map_of for an index file.
 
     Raises:
         InputError: unreadable, malformed, or it points outside the folder.
@@ -132,7 +133,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 
 def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
-    """Tensor name -> shard, every shard a path within the folder of the index, from an index that was read.
+    """Tensor name -> shard, a path within the folder of the index, from the content of an index.
 
     Raises:
         InputError: malformed, or it points outside the folder.
@@ -150,7 +151,7 @@ def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
 
 
 def with_siblings(file: Path) -> list[Path]:
-    """A file and, where its name says that it is one of several parts, all of them in order.
+    """The file and, if its name marks it as one of several parts, all parts in order.
 
     Raises:
         InputError: a part is missing.
@@ -168,7 +169,7 @@ def _shard(folder: Path, shard: str, total: int) -> Path:
 
 
 def folders_with_weights(files: Iterable[str]) -> list[str]:
-    """The folders that hold weights, of files by their paths in a folder: those nearest to it first, then sorted."""
+    """The folders with weights among files given by their paths in a folder, sorted by depth, then by name."""
     held: dict[str, list[str]] = {}
     for file in files:
         folder, _, name = file.rpartition("/")
@@ -178,12 +179,12 @@ def folders_with_weights(files: Iterable[str]) -> list[str]:
 
 
 def listed_folders(folders: Sequence[str]) -> str:
-    """The first few of them, for a line."""
+    """The first few folders, as text for a message."""
     return ", ".join(printable(folder, 80) for folder in folders[:5]) + ", ..." * (len(folders) > 5)
 
 
 def _one_level_down(folder: Path) -> list[str]:
-    """The files in the folders of a folder, by their paths in it."""
+    """The files one folder below `folder`, by their paths in it."""
     below = [path for path in folder.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
     return [f"{path.name}/{file.name}" for path in below for file in path.iterdir()]
 

@@ -1,4 +1,5 @@
-"""Meta's own files, `consolidated.NN.pth`: where each holds a part of every matrix, the matrices as one tensor each."""
+"""Meta's own files, `consolidated.NN.pth`, which may hold a part of every matrix each: joined to one tensor a
+matrix."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from ..formats.tensor import Tensor
 
 PARAMS = "params.json"
 _PART = re.compile(r"(consolidated\.)(\d+)(\.[A-Za-z]+)")
-# What a module is called, and of what size its matrix is (out, in). All but the embeddings are cut along the
-# axis that is not `dim`: they by columns (LLaMA 1 and 2) or by rows (3).
+# The name of each module, and the sizes of its matrix (out, in). Matrices are cut along the axis that is not `dim`,
+# except the embeddings: those by columns (LLaMA 1 and 2) or by rows (3).
 _MODULES = {
     "wq": ("query", "dim"), "wk": ("key", "dim"), "wv": ("key", "dim"), "wo": ("dim", "query"),
     "w1": ("inner", "dim"), "w2": ("dim", "inner"), "w3": ("inner", "dim"),
@@ -26,7 +27,7 @@ S = TypeVar("S")
 
 
 def numbered(file: Path) -> list[Path]:
-    """All files that the name of one says it belongs with, in order, as far as they are there; [] for another name."""
+    """All existing files of the set that a file belongs to by its name, in order; [] for a name of another kind."""
     if not _PART.fullmatch(file.name):
         return []
     try:
@@ -37,14 +38,14 @@ def numbered(file: Path) -> list[Path]:
 
 
 def belonging(name: str, names: Iterable[str]) -> list[str]:
-    """As `numbered`, of names of a folder."""
+    """The file names among `names` that belong to the set of file `name`, in order; [] for a name of another kind."""
     named = _PART.fullmatch(name)
     held = [(int(found[2]), other) for other in names if (found := _PART.fullmatch(other)) and _same_set(named, found)]
     return [other for _, other in sorted(held)]
 
 
 def params_of(folder: Path) -> Mapping[str, Any] | None:
-    """What params.json in a folder says, None where there is none.
+    """The content of params.json in a folder, None if there is none.
 
     Raises:
         InputError: it cannot be read, or is a link out of the folder.
@@ -61,13 +62,13 @@ def join(
     listed: Mapping[Path, tuple[list[Tensor], S]],
     params: Callable[[], Mapping[str, Any] | None],
 ) -> dict[Path, tuple[list[Tensor], S]]:
-    """The listings of `numbered` files with each tensor that stands in several once, in the first of them. `params`
-    gives what params.json beside them says, None where there is none.
+    """The listings of `numbered` files, where a tensor that is in several files is listed once, in the first.
 
-    Whole tensors, each in one file, stay as they are: Mistral's files of these names are plain shards.
+    `params` returns the content of params.json beside them, None if there is none. If every tensor is in one file, all
+    stay as they are: Mistral's files with such names are plain shards.
 
     Raises:
-        InputError: a part is missing, or params.json, which says how large the matrices are.
+        InputError: a part is missing, or params.json, which states the sizes of the matrices.
     """
     for number, file in enumerate(files):
         named = _PART.fullmatch(file.name)
@@ -85,18 +86,18 @@ def join(
     _check_number(files, held, sizes)
     if len(files) == 1:
         return dict(listed)
-    whole = [_joined(parts, len(files), sizes) for parts in held.values()]
+    whole = [_join_parts(parts, len(files), sizes) for parts in held.values()]
     return {file: (whole if file == files[0] else [], stamp) for file, (_, stamp) in listed.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """What params.json says: a size by the names of _MODULES, 0 or absent where it says nothing."""
+    """The sizes in params.json by the names of _MODULES; 0 or absent if it does not state them."""
 
     of: Mapping[str, int]
 
     def fits(self, shape: tuple[int, ...], module: str, count: int, axis: int) -> int:
-        """How often `count` parts of this shape, joined along an axis, hold the matrix; 0 where they do not."""
+        """How often `count` parts of this shape, joined along an axis, repeat the matrix; 0 if they do not form it."""
         names = _MODULES[module]
         along, across = self.of.get(names[axis], 0), self.of.get(names[1 - axis], 0)
         if across and across != shape[1 - axis]:
@@ -112,7 +113,7 @@ def _same_set(one: re.Match[str] | None, other: re.Match[str]) -> bool:
 
 
 def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]], params: Mapping[str, Any] | None) -> _Sizes:
-    """What params.json beside the files says; of one file alone it need not be there."""
+    """The sizes in params.json beside the files; for a single file it may be missing."""
     file = files[0].parent / PARAMS
     if params is None:
         if len(files) == 1:
@@ -121,28 +122,28 @@ def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]], params: Mapp
             f"{printable(str(files[0]))} is part 1 of {len(files)} of a tensor-parallel model, and {PARAMS}, "
             "which says how they join, is missing beside it: fetch it too"
         )
-    dim, heads = _whole(params, "dim"), _whole(params, "n_heads")
+    dim, heads = _stated_size(params, "dim"), _stated_size(params, "n_heads")
     if not dim or not heads:
         if len(files) == 1:
             return _Sizes({})
         raise InputError(f"{printable(str(file))} gives no dim and n_heads, which joining the parts needs")
-    width = _whole(params, "head_dim") or dim // heads
-    cut = [parts[0].shape for name, parts in held.items() if _module(name) == "tok_embeddings"]
+    width = _stated_size(params, "head_dim") or dim // heads
+    cut = [parts[0].shape for name, parts in held.items() if _module_name(name) == "tok_embeddings"]
     by_columns = [rows for rows, columns in (s for s in cut if len(s) == 2) if columns * len(files) == dim]
     found: dict[str, int] = {
         "dim": dim,
         "query": heads * width,
-        "key": (_whole(params, "n_kv_heads") or heads) * width,
-        "inner": _inner(params, dim),
-        "vocabulary": _whole(params, "vocab_size") or next(iter(by_columns), 0),
+        "key": (_stated_size(params, "n_kv_heads") or heads) * width,
+        "inner": _feed_forward_width(params, dim),
+        "vocabulary": _stated_size(params, "vocab_size") or next(iter(by_columns), 0),
     }
     return _Sizes(found)
 
 
-def _inner(params: Mapping[str, Any], dim: int) -> int:
-    """The width of the feed-forward block as Meta's code works it out, 0 where params.json does not say it."""
-    multiple = _whole(params, "multiple_of")
-    if stated := _whole(params, "hidden_dim"):
+def _feed_forward_width(params: Mapping[str, Any], dim: int) -> int:
+    """The width of the feed-forward block by the formula of Meta's code, 0 if params.json does not state enough."""
+    multiple = _stated_size(params, "multiple_of")
+    if stated := _stated_size(params, "hidden_dim"):
         return stated
     if not multiple:
         return 0
@@ -153,17 +154,17 @@ def _inner(params: Mapping[str, Any], dim: int) -> int:
     return -(-width // multiple) * multiple
 
 
-def _whole(params: Mapping[str, Any], name: str) -> int:
-    """A size, 0 where there is none; LLaMA 1 and 2 leave the vocabulary to the tokenizer and say -1."""
+def _stated_size(params: Mapping[str, Any], name: str) -> int:
+    """A size, 0 if there is none; LLaMA 1 and 2 state a vocabulary of -1, as the tokenizer has the size."""
     size = params.get(name)
     return size if type(size) is int and 0 < size < 1 << 31 else 0
 
 
 def _check_number(files: Sequence[Path], held: Mapping[str, list[Tensor]], sizes: _Sizes) -> None:
-    """Refuse less than all parts: then queries and outputs are smaller than params.json says, all by one factor."""
+    """Refuse an incomplete set: its queries and outputs are smaller than in params.json, all by one factor."""
     lacking: set[int] = set()
     for name, parts in held.items():
-        module, shape = _module(name), parts[0].shape
+        module, shape = _module_name(name), parts[0].shape
         axis = module == "wo"
         if module in ("wq", "wo") and len(shape) == 2 and shape[1 - axis] == sizes.of.get("dim"):
             total = shape[axis] * len(files)
@@ -176,12 +177,12 @@ def _check_number(files: Sequence[Path], held: Mapping[str, list[Tensor]], sizes
         )
 
 
-def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
-    """One tensor of those of one name, with a problem where they do not prove to be parts of one matrix."""
+def _join_parts(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
+    """One tensor made of the parts of one name, with a problem if they are not provably parts of one matrix."""
     first = parts[0]
     if len(first.shape) < 2:  # norms, biases: no matrices
         return first
-    shown, module = " x ".join(map(str, first.shape)), _module(first.name)
+    shown, module = " x ".join(map(str, first.shape)), _module_name(first.name)
     refused = first._replace(parts=tuple((f"part {n}", part) for n, part in enumerate(parts, 1)), strides=())
     if len(parts) < count:
         return refused._replace(problem=f"{len(parts)} of {count} parts of the model hold it")
@@ -190,7 +191,7 @@ def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
     if module not in _MODULES or len(first.shape) != 2:
         return refused._replace(problem=f"its name does not say how its {count} parts of {shown} join")
     for axis in (0, 1):
-        if axis != _cut(module) and module != "tok_embeddings":
+        if axis != _cut_axis(module) and module != "tok_embeddings":
             continue
         if copies := sizes.fits(first.shape, module, count, axis):
             shape = list(first.shape)
@@ -200,11 +201,11 @@ def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
     return refused._replace(problem=f"its {count} parts of {shown} do not join to the shape that {PARAMS} gives")
 
 
-def _cut(module: str) -> int:
-    """The axis along which a module's matrix is cut: the one that is not `dim`."""
+def _cut_axis(module: str) -> int:
+    """The axis along which a module's matrix is cut: the one whose size is not `dim`."""
     return 1 - _MODULES[module].index("dim")
 
 
-def _module(name: str) -> str:
-    """The last word before `weight`."""
+def _module_name(name: str) -> str:
+    """The module of a tensor: the last word before `weight`."""
     return name.removesuffix(".weight").rpartition(".")[2]

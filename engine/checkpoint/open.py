@@ -1,4 +1,4 @@
-"""Open what a user names: a Hub id, a folder, a file, or the demo -> Checkpoint. Headers only."""
+"""Open a model by name (a Hub id, a folder, a file, or the demo) -> Checkpoint. Only headers are read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from ..quantised import settings
 from . import hub, native, remote, urls
 from .hub import ADAPTER_CONFIG, Access
 from .model_files import weight_files, with_siblings
-from .ranges import UNWATCHED, RemoteFile, Watch
+from .ranges import RemoteFile
+from .retries import UNWATCHED, Watch
 from .tensor_parallel import check_file
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A list of stored tensors and what is known of them.
+    """A list of stored tensors and what is known about them.
 
-    `name` is the Hub id or the folder's or file's name; `location` the folder or file, None where the
-    model is on the Hub or at a URL. `format` is that of all its files. `stamps` holds for each file what its bytes are
-    read with. `quantisation` names the block type of 4-bit and other quantised files, else "". `warnings` are lines
-    the user should see. `adapter` is adapter_config.json of an adapter, {} of all else.
+    `name` is the Hub id or the folder's or file's name; `location` the folder or file, None if the
+    model is on the Hub or at a URL. `format` is that of all its files. `stamps` has for each file how to read
+    it. `quantisation` names the block type of 4-bit and other quantised files, else "". `warnings` are lines
+    the user should see. `adapter` is the adapter_config.json of an adapter, {} for anything else.
     """
 
     name: str
@@ -57,12 +58,12 @@ class Checkpoint:
 
     @property
     def identity(self) -> str | Path:
-        """What the store names its folder after: the Hub id, or the real path."""
+        """The name of its folder in the store: the Hub id, or the real path."""
         return self.location or self.name
 
     @property
     def elsewhere(self) -> str:
-        """What another process opens it by: a whole path, the Hub id with its commit, or a URL."""
+        """A name by which another process can open it: an absolute path, the Hub id with its commit, or a URL."""
         if self.location is not None:
             return str(self.location.absolute())
         if self.commit:
@@ -71,28 +72,29 @@ class Checkpoint:
 
     @property
     def is_remote(self) -> bool:
-        """Whether any of its weights are fetched when they are read."""
+        """True if any of its weights are fetched when they are read."""
         return any(isinstance(stored, RemoteFile) for stored in self.stamps.values())
 
     @property
     def bytes(self) -> int:
-        """Of all its weights, as they are stored."""
+        """Size of all its weights, as they are stored."""
         return sum(tensor.stored_bytes for tensor in self.tensors)
 
     @property
     def numbers(self) -> int:
-        """How many numbers its tensors have together."""
+        """The number of parameters in its tensors."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     def bytes_to_fetch(self, names: Collection[str]) -> int:
-        """What reading the tensors of these names takes from a server."""
+        """How many bytes are fetched from a server to read the tensors of these names."""
         remote_files = {file for file, stored in self.stamps.items() if isinstance(stored, RemoteFile)}
         return sum(t.stored_bytes for t in self.tensors if t.file in remote_files and t.name in names)
 
     def read(self, tensor: Tensor, landing: Landing = HOST, watch: Watch = UNWATCHED) -> tuple[Weights | Packed, str]:
-        """The tensor's weights, dequantised, where `landing` takes them or on the CPU; its stored bytes' digest.
+        """Read a tensor's weights, dequantised, to where `landing` takes them or to the CPU, with the digest of its
+        bytes.
 
-        `watch` hears of what is fetched.
+        `watch` is told of what is fetched.
 
         Raises:
             WeightsError: the file changed, cannot be read or fetched, or holds packed integers.
@@ -106,7 +108,7 @@ class Checkpoint:
         return self.format.read_matrix(tensor, stored[tensor.file], landing)
 
     def read_stored(self, tensor: Tensor) -> Weights:
-        """The bytes of a tensor as they are stored in one piece, uint8 on the CPU.
+        """Read the bytes of a tensor as they are stored, in one piece, uint8 on the CPU.
 
         Raises:
             WeightsError: the file changed, or cannot be read or fetched.
@@ -114,7 +116,7 @@ class Checkpoint:
         return read_bytes(tensor, self._watched(tensor.file, UNWATCHED), HOST)[0]
 
     def bytes_on(self, device: str, tensor: Tensor) -> int:
-        """What the weights that `read` brings to a device take in its memory."""
+        """Memory that the weights take on a device after `read`."""
         if tensor.scheme is not None:
             return quantised.bytes_on(device, tensor)
         if joined_tensors.is_joined(tensor):
@@ -129,21 +131,21 @@ class Checkpoint:
 def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listings | None = None) -> Checkpoint:
     """Open a model by name. A path that exists wins over a Hub id.
 
-    `access` says what may be taken from the Hub where a Hub id is not whole in the local cache. What torch says of
-    PyTorch files is looked up and kept in `listings`.
+    `access` says what may be fetched from the Hub for a model that is not complete in the local cache. Listings of
+    PyTorch files are looked up and kept in `listings`.
 
     Raises:
-        InputError: nothing of that name, or nothing in it that can be read.
+        InputError: nothing has that name, or it holds nothing that can be read.
     """
     if model == "demo":
         return _open_path(demo_file(), listings)
-    if path := _existing(model):
+    if path := _existing_path(model):
         return _open_path(path, listings)
     if urls.is_url(model):
         if access is Access.DOWNLOAD and (found := urls.hub_file(model)) is not None:
             for file in found.parts:
                 hub.file_of(f"{found.repo}@{found.revision}/{file}")
-        return _opened(remote.open_url(model, listings))
+        return _checkpoint_from(remote.open_url(model, listings))
     if not model.startswith(hub.SCHEME) and _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")
     place = hub.parse(model)
@@ -152,7 +154,7 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
         here = f"no such file or folder: {printable(model)}, and " if place.folder else ""
         raise InputError(lacking or f"{here}{place.repo} is not in the local Hub cache")
     if snapshot is None and access is Access.RANGES:
-        return _opened(remote.open_repo(place, lacking, listings=listings))
+        return _checkpoint_from(remote.open_repo(place, lacking, listings=listings))
     snapshot = snapshot or hub.download(place, lacking)
     return _open_folder(snapshot / place.folder, place.name, listings, snapshot)
 
@@ -167,7 +169,7 @@ def demo_file() -> Path:
     raise InputError(f"the demo model is not installed: run  {install}")
 
 
-def _existing(model: str) -> Path | None:
+def _existing_path(model: str) -> Path | None:
     try:
         path = Path(model).expanduser()
         return path if model and path.exists() else None
@@ -178,11 +180,11 @@ def _existing(model: str) -> Path | None:
 
 
 def _looks_like_path(model: str) -> bool:
-    """Whether a name that is none of a file or folder here was meant to be: in a folder that is here, it was."""
+    """True if a name was meant as a path, though nothing is there: it looks like one, or its first folder exists."""
     if model.lower().endswith(registry.suffixes()) or model.startswith((".", "/", "~")):
         return True
     parts = model.partition("@")[0].split("/")
-    return len(parts) > 2 and _existing("/".join(parts[:2])) is not None
+    return len(parts) > 2 and _existing_path("/".join(parts[:2])) is not None
 
 
 def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
@@ -194,18 +196,20 @@ def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
         return _open_folder(path, path.resolve().name, listings)
     kind = registry.format_of(path)
     check_file(path)
-    # A part of a split GGUF or of Meta's files is the model, which goes by its first part; a shard of another format is
-    # what was named.
+    # A part of a split GGUF or of Meta's files opens the whole model, named after the first part; a shard of another
+    # format is opened without the others.
     files = with_siblings(path) if kind.stands_alone else native.numbered(path) or [path]
     name = re.sub(r"-0*1-of-\d+$", "", files[0].stem) if len(files) > 1 else path.stem
     config = {} if kind.stands_alone else _config(path.parent)
-    found = _listed(remote.CheckpointParts(name, "", config, kind, {}, {}), files, str(files[0].resolve()), listings)
-    return _opened(found, files[0])
+    found = _with_listings(
+        remote.CheckpointParts(name, "", config, kind, {}, {}), files, str(files[0].resolve()), listings
+    )
+    return _checkpoint_from(found, files[0])
 
 
 def _open_folder(folder: Path, name: str, listings: Listings | None, snapshot: Path | None = None) -> Checkpoint:
-    """The model in a folder: of the user's, or in a snapshot of a Hub cache, whose config.json counts where the folder
-    has none of its own.
+    """The model in a folder: the user's, or one in a snapshot of a Hub cache, whose config.json is used if the folder
+    has none.
     """
     files, named, left_out = weight_files(folder)
     kind = registry.format_of(files[0])
@@ -213,37 +217,39 @@ def _open_folder(folder: Path, name: str, listings: Listings | None, snapshot: P
     config = {} if kind.stands_alone else _config(about)
     repo, commit = (name, snapshot.name) if snapshot else (str(folder.resolve()), "")
     empty = remote.CheckpointParts(name, commit, config, kind, {}, named, (left_out,) if left_out else ())
-    return _opened(_listed(empty, files, repo, listings), None if snapshot else folder)
+    return _checkpoint_from(_with_listings(empty, files, repo, listings), None if snapshot else folder)
 
 
-def _listed(
+def _with_listings(
     empty: remote.CheckpointParts, files: list[Path], repo: str, listings: Listings | None
 ) -> remote.CheckpointParts:
-    """With the listings of these files, and where there is no config.json what the first says of the model."""
+    """Add the listings of these files and, without a config.json, the configuration from the first file's header."""
     listed: dict[Path, remote.RemoteListing] = {}
     config, origin = empty.config, Origin(repo, empty.commit, len(files), listings)
     for file in files:
-        tensors, stamp, said = empty.format.list_tensors(file, origin)
-        config = config or said or {}
+        tensors, stamp, stated = empty.format.list_tensors(file, origin)
+        config = config or stated or {}
         listed[file] = tensors, stamp
     if native.numbered(files[0]) == files:
         listed = native.join(files, listed, partial(native.params_of, files[0].parent))
     return replace(empty, config=config, listed=listed)
 
 
-def _opened(found: remote.CheckpointParts, location: Path | None = None) -> Checkpoint:
-    """One checkpoint of the listings of its files."""
+def _checkpoint_from(found: remote.CheckpointParts, location: Path | None = None) -> Checkpoint:
+    """Make one checkpoint from the listings of its files."""
     tensors: dict[str, Tensor] = {}
     twice: list[str] = []
     for listed, _ in found.listed.values():
         for tensor in listed:
             if tensor.name in tensors:
                 twice.append(tensor.name)
-                tensor = _counting(tensors[tensor.name], tensor, found.named)
+                tensor = _indexed_tensor(tensors[tensor.name], tensor, found.named)
             tensors[tensor.name] = tensor
-    lost = _held_to(found.named, tensors)
+    lost = _check_against_index(found.named, tensors)
     if twice:
-        lost.append(f"{_counted(twice)} in two files, of which the index names one: e.g. {printable(twice[0])}")
+        lost.append(
+            f"{_count_of_tensors(twice)} in two files, of which the index names one: e.g. {printable(twice[0])}"
+        )
     kind = found.format
     adapter = found.adapter or _adapter(tensors, found)
     config = found.config or _base_config(adapter)
@@ -263,11 +269,11 @@ def _opened(found: remote.CheckpointParts, location: Path | None = None) -> Chec
 
 
 def _adapter(tensors: Iterable[str], found: remote.CheckpointParts) -> Mapping[str, Any]:
-    """adapter_config.json beside the files of an adapter, or what its header says; {} where there is none, and of all
-    else."""
+    """adapter_config.json beside the files of an adapter, or the same from its header; {} if there is none, and for
+    anything else."""
     if found.format.stands_alone:
-        said: Mapping[str, Any] = found.config.get("adapter", {})
-        return said
+        stated: Mapping[str, Any] = found.config.get("adapter", {})
+        return stated
     folder = next(iter(found.listed)).parent
     if not any("lora_" in name for name in tensors) or not (folder / ADAPTER_CONFIG).is_file():
         return {}
@@ -276,20 +282,20 @@ def _adapter(tensors: Iterable[str], found: remote.CheckpointParts) -> Mapping[s
 
 
 def _base_config(adapter: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is known of the model that an adapter changes: its config.json, where it is here, else its type. MLX says
-    the type beside the name of the model."""
+    """The configuration of the model that an adapter changes: its config.json if it is here, else its type, which MLX
+    states beside the model's name."""
     name = adapter.get("base_model_name_or_path", adapter.get("model"))
     if isinstance(name, str) and name:
         with suppress(InputError):
-            path = _existing(name) or hub.cached(hub.parse(name).repo, "main")
+            path = _existing_path(name) or hub.cached(hub.parse(name).repo, "main")
             if path is not None and path.is_dir():
                 return _config(path)
     kind = adapter.get("model_type")
     return {"model_type": kind} if isinstance(kind, str) else {}
 
 
-def _counting(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
-    """Of two tensors of one name that of the file in which the index places it.
+def _indexed_tensor(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
+    """Choose among two tensors of one name the one in the file where the index places it.
 
     Raises:
         InputError: no index says which.
@@ -304,8 +310,8 @@ def _counting(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
     )
 
 
-def _held_to(named: Mapping[str, str], tensors: dict[str, Tensor]) -> list[str]:
-    """Take from the tensors what an index leaves out, where it is right of all that it names; a line on either."""
+def _check_against_index(named: Mapping[str, str], tensors: dict[str, Tensor]) -> list[str]:
+    """Remove tensors that the index does not name, unless it also names some that are missing; a line about either."""
     if not named:
         return []
     if absent := sorted(named.keys() - tensors.keys()):
@@ -313,16 +319,16 @@ def _held_to(named: Mapping[str, str], tensors: dict[str, Tensor]) -> list[str]:
     if extra := sorted(tensors.keys() - named.keys()):
         for name in extra:
             del tensors[name]
-        return [f"{_counted(extra)} that the index does not name, e.g. {printable(extra[0])}: left out"]
+        return [f"{_count_of_tensors(extra)} that the index does not name, e.g. {printable(extra[0])}: left out"]
     return []
 
 
-def _counted(names: Collection[str]) -> str:
+def _count_of_tensors(names: Collection[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) != 1)}"
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    """config.json, {} where there is none: the tensors' names and shapes then speak alone."""
+    """config.json, {} if there is none: then only the tensors' names and shapes are used."""
 
     def read(name: str) -> Mapping[str, Any]:
         if not (folder / name).is_file():

@@ -1,4 +1,4 @@
-"""Models that are not on this machine, opened from their files' headers alone: Hub ids, and URLs of one file."""
+"""Models that are not on this machine, opened by reading only their files' headers: Hub ids, and URLs of one file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from ..spectrum import Source, digest
 from . import hub, native
 from .descriptions import with_descriptions
 from .model_files import left_out, weight_map_of
-from .ranges import OPENING, FetchError, Link, RemoteFile, Retry, ServerReply, Watch, client_errors
+from .ranges import RemoteFile, ServerReply
+from .retries import OPENING, FetchError, Link, Retry, Watch, client_errors
 from .tensor_parallel import check_name
 from .urls import HubFile, checked, explain, files_of, hub_file, stored_name
 
 FIRST = 100_000
-"""Bytes asked for at once: the headers of 97 % of the Hub's files are shorter (huggingface_hub's figure)."""
+"""Bytes of the first request: the headers of 97 % of the Hub's files are shorter (huggingface_hub's figure)."""
 CONNECTIONS = 32
-"""160 headers at 0.2 s each are there in a second."""
+"""Requests at a time: 160 headers at 0.2 s each come within a second."""
 _MAX_JSON = 100_000_000
 
 RemoteListing = tuple[list[Tensor], FileStamp | RemoteFile]
@@ -42,8 +43,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CheckpointParts:
-    """What a Checkpoint is made of; `named` says in which file an index places each tensor, `adapter` is
-    adapter_config.json of a file that is no longer to be asked for it."""
+    """The contents of a Checkpoint. `named` maps tensor names to files, from an index; `adapter` is the
+    adapter_config.json that was fetched already, {} if there was none."""
 
     name: str
     commit: str
@@ -56,7 +57,7 @@ class CheckpointParts:
 
 
 class _ListedFile(NamedTuple):
-    """Where one file of a model is, its listing, and what it says of the model."""
+    """The path of one file of a model, its listing, and the configuration in its header."""
 
     path: Path
     listing: RemoteListing
@@ -65,7 +66,7 @@ class _ListedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Blob:
-    """What the Hub says of a file: its name in the cache's blobs ("" where it does not say) and its size."""
+    """A file as the Hub lists it: its name among the cache's blobs ("" if it is not stated) and its size."""
 
     etag: str
     size: int | None
@@ -74,11 +75,11 @@ class _Blob:
 def open_repo(
     place: hub.HubPlace, lacking: str = "", only: HubFile | None = None, listings: Listings | None = None
 ) -> CheckpointParts:
-    """A model on the Hub at the commit that a revision names now; `only` the one in this file, where that is given, or
-    in all of its parts. `lacking` says what the cache has not of it; `listings`: see Origin.
+    """Open a model on the Hub at the commit of a revision; `only` limits it to the model in one file (or its parts).
+    `lacking` says what the cache lacks of it; `listings`: see Origin.
 
-    One request for the list of files, one each for index and config.json, one or two a shard for its header; none
-    for what is in the cache, where files are looked for by the digest of their content.
+    One request lists the files, index and config.json take one each, the header of a shard one or two. Files in the
+    cache, found by the digest of their content, take none.
 
     Raises:
         InputError: it cannot be opened, with the reason.
@@ -94,7 +95,7 @@ def open_repo(
         origin = Origin(only.name if only else place.name, repo.commit, len(files), listings)
         found = list(pool.map(partial(repo.listing, kind=kind, origin=origin, watch=watch), files))
         listed = with_descriptions({each.path: each.listing for each in found}, pool, watch)
-        config = beside.result() if beside else _said(found)
+        config = beside.result() if beside else _first_config(found)
         adapter = about.result()
         if native.belonging(PurePosixPath(files[0]).name, [PurePosixPath(file).name for file in files]):
             params = partial(repo.params, files[0], watch)
@@ -105,8 +106,8 @@ def open_repo(
 
 
 def open_url(url: str, listings: Listings | None = None) -> CheckpointParts:
-    """The model in a file at a URL, of a format that is read in part, and in the other parts beside it where it is one
-    of several. One of the Hub's is opened as a file of its repo, with the user's token; no other server is sent one.
+    """Open the model in a file at a URL, of a format that can be read in part, with the other parts beside it if it is
+    one of several. A URL of the Hub is opened as a file of its repo, with the user's token, which no other server gets.
 
     Raises:
         InputError: another kind of URL, or it cannot be opened.
@@ -119,25 +120,25 @@ def open_url(url: str, listings: Listings | None = None) -> CheckpointParts:
     kind = _ranged(name, printable(url))
     urls = files_of(url)
     with ThreadPoolExecutor(CONNECTIONS) as pool, _Watched() as watch:
-        beside = None if kind.stands_alone else pool.submit(_beside, url, watch)
+        beside = None if kind.stands_alone else pool.submit(_json_beside, url, watch)
         origin = Origin(printable(urls[0]), "", len(urls), listings)
-        listed = list(pool.map(partial(_at, kind=kind, origin=origin, watch=watch), urls))
-        config = beside.result() if beside else _said(listed)
-        with _told(_link(url)):
+        listed = list(pool.map(partial(_listed_at, kind=kind, origin=origin, watch=watch), urls))
+        config = beside.result() if beside else _first_config(listed)
+        with _as_input_errors(_link(url)):
             whole = with_descriptions({each.path: each.listing for each in listed}, pool, watch)
         if native.belonging(listed[0].path.name, [listed[0].path.name]):
-            whole = native.join([listed[0].path], whole, lambda: _beside(url, watch, native.PARAMS) or None)
+            whole = native.join([listed[0].path], whole, lambda: _json_beside(url, watch, native.PARAMS) or None)
     return CheckpointParts(stored_name(url), "", config, kind, whole, {})
 
 
-def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
-    """What the file at a URL lists."""
+def _listed_at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
+    """The listing of the file at a URL."""
     file, link = Path(unquote(PurePosixPath(urlsplit(url).path).name)), _link(url)
     remote = RemoteFile(link, url, printable(file.name))
-    with _told(link):
+    with _as_input_errors(link):
         header, answer = _header(remote, file, kind, watch, is_of_commit=False)
     version: Any = (answer.etag, answer.modified)
-    if not any(version):  # nobody can say later whether it is the same file
+    if not any(version):  # nothing tells later whether the file has changed
         version, origin = uuid.uuid4().hex, replace(origin, listings=None)
     identity = digest(printable(url), version, answer.size, blake2b(header, digest_size=16).digest())
     source = Source(origin.repo, "", file.name, identity, answer.size, False)
@@ -146,15 +147,15 @@ def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
 
 
 def _link(url: str) -> Link:
-    """The server of a URL that is not the Hub's, asked for that file."""
+    """The server of a URL that is not the Hub's, for requests of that file."""
     parts = urlsplit(url)
     file = printable(unquote(PurePosixPath(parts.path).name))
     return Link(partial(explain, host=parts.netloc, file=file), {})
 
 
 @contextmanager
-def _told(link: Link) -> Iterator[None]:
-    """What a server that is not the Hub did not give, as one line."""
+def _as_input_errors(link: Link) -> Iterator[None]:
+    """Turn errors of a server that is not the Hub into one line."""
     try:
         yield
     except FetchError as error:
@@ -163,13 +164,13 @@ def _told(link: Link) -> Iterator[None]:
         raise InputError(link.explain(error)) from None
 
 
-def _said(found: Iterable[_ListedFile]) -> Mapping[str, Any]:
-    """What the first of the files that says anything of the model says."""
+def _first_config(found: Iterable[_ListedFile]) -> Mapping[str, Any]:
+    """The configuration from the first file whose header has one."""
     return next((each.config for each in found if each.config), {})
 
 
 class _Watched:
-    """Ends the requests of all threads when opening is left early, as by ctrl+c."""
+    """Ends the requests of all threads when opening is aborted, as by ctrl+c."""
 
     def __enter__(self) -> Watch:
         self._watch = Watch()
@@ -181,17 +182,17 @@ class _Watched:
 
 @dataclass(frozen=True, slots=True)
 class _Repo:
-    """A repo at one commit, and what of it is in the cache."""
+    """A repo at one commit, some of whose files may be in the cache."""
 
     name: str
-    asked: hub.HubPlace
+    place: hub.HubPlace
     commit: str
     files: Mapping[str, _Blob]
     link: Link
 
     @classmethod
     def found(cls, place: hub.HubPlace, link: Link, watch: Watch) -> _Repo:
-        """Ask the Hub."""
+        """Request the repo's list of files from the Hub."""
         from huggingface_hub import HfApi, constants
 
         info = _retried(
@@ -210,30 +211,30 @@ class _Repo:
         return cls(info.id or place.repo, place, str(info.sha), files, link)
 
     def weights(self, watch: Watch) -> tuple[list[str], Mapping[str, str], str]:
-        """The files that make up the model, where its index places each tensor, and the line on what is left out."""
-        asked = self.asked
+        """The files that make up the model, in which file its index places each tensor, and a line on unused files."""
+        place = self.place
         at_commit = hub.HubPlace(self.name, self.commit)
         heads = partial(hub.heads, at_commit, self.link, watch)
-        chosen = hub.chosen(asked, self.files, heads, lambda file: self.files[file].size or 0)
-        _ranged(chosen[0], asked.name)
+        chosen = hub.chosen(place, self.files, heads, lambda file: self.files[file].size or 0)
+        _ranged(chosen[0], place.name)
         if registry.is_index(chosen[0]):
             named: Mapping[str, str] = weight_map_of(self.json(chosen[0], watch), Path(chosen[0]))
-            files = {asked.inside(shard) for shard in named.values()}
+            files = {place.inside(shard) for shard in named.values()}
             absent = files - self.files.keys()
         else:
             files, named = set(chosen), {}
             absent = {name for file in files for name in siblings(file)} - self.files.keys()
         if absent:
             shard = printable(min(absent))
-            raise InputError(f"{asked.name} does not hold shard {shard}, which its index or another shard names")
-        beside = [file for file in asked.held(self.files) if "/" not in file]
-        return sorted(files), named, left_out(beside, asked.held(files))
+            raise InputError(f"{place.name} does not hold shard {shard}, which its index or another shard names")
+        beside = [file for file in place.held(self.files) if "/" not in file]
+        return sorted(files), named, left_out(beside, place.held(files))
 
     def held(self, only: HubFile) -> tuple[list[str], Mapping[str, str], str]:
-        """As `weights`, of the model in one file or its parts."""
+        """The files of the model in one file or its parts, as `weights` returns those of a whole folder."""
         absent = [part for part in only.parts if part not in self.files]
         if absent and only.file in self.files:
-            raise InputError(f"{self.asked.name} does not hold shard {printable(absent[0])}, which another shard names")
+            raise InputError(f"{self.place.name} does not hold shard {printable(absent[0])}, which another shard names")
         folder, slash, name = only.file.rpartition("/")
         place = hub.HubPlace(self.name, folder=folder)
         hub.check_folder(place, self.files)
@@ -242,26 +243,26 @@ class _Repo:
         return [f"{folder}{slash}{part}" for part in native.belonging(name, beside)] or only.parts, {}, ""
 
     def config(self, folder: str, watch: Watch) -> Mapping[str, Any]:
-        """What config.json of a folder says, else that of the repo; see settings.completed."""
+        """config.json of a folder, else that of the repo; see settings.completed."""
         within = folder if f"{folder}/{hub.CONFIG}" in self.files else ""
         read = partial(self.json, watch=watch)
         place = hub.HubPlace(self.name, folder=within)
         return settings.completed(read(place.inside(hub.CONFIG)), lambda name: read(place.inside(name)))
 
     def params(self, file: str, watch: Watch) -> Mapping[str, Any] | None:
-        """What params.json beside a file of Meta's says, None where there is none."""
+        """params.json beside a file of Meta's, None if there is none."""
         beside = str(PurePosixPath(file).with_name(native.PARAMS))
         return self.json(beside, watch) if beside in self.files else None
 
     def adapter(self, file: str, kind: Ranged, watch: Watch) -> Mapping[str, Any]:
-        """adapter_config.json beside an adapter's file, {} where there is none, and of all else."""
+        """adapter_config.json beside an adapter's file; {} if there is none, and for anything else."""
         path = PurePosixPath(file)
         if not kind.goes_along(path.name, bytes):
             return {}
         return self.json(str(path.with_name(hub.ADAPTER_CONFIG)), watch)
 
     def json(self, file: str, watch: Watch) -> dict[str, Any]:
-        """A small file; {} where there is none."""
+        """A small JSON file; {} if there is none."""
         if file not in self.files:
             return {}
         if (local := self._local(file)) is not None:
@@ -270,12 +271,12 @@ class _Repo:
         return parse_json(data, Path(file))
 
     def listing(self, file: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
-        """What one file, which is here or on the Hub, lists."""
+        """The listing of one file, in the cache or on the Hub."""
         if file not in self.files:
-            raise InputError(f"{self.asked.repo} has no {printable(file)}")
+            raise InputError(f"{self.place.repo} has no {printable(file)}")
         if (local := self._local(file)) is not None:
-            held, stamp, said = kind.list_tensors(local, origin)
-            return _ListedFile(local, (held, stamp), said)
+            held, stamp, config = kind.list_tensors(local, origin)
+            return _ListedFile(local, (held, stamp), config)
         remote = self._remote(file)
         header, answer = _header(remote, Path(file), kind, watch)
         identity = self.files[file].etag or answer.etag.removeprefix("W/").strip('"')
@@ -293,8 +294,9 @@ class _Repo:
         return RemoteFile(self.link, url, printable(file), self.files[file].size)
 
     def _local(self, file: str) -> Path | None:
-        """Where a file is in the cache: of this commit, or of another with the same content."""
-        for name in dict.fromkeys((self.asked.repo, self.name)):
+        """The path of a file in the cache, of this commit or of another with the same content; None if it is not
+        there."""
+        for name in dict.fromkeys((self.place.repo, self.name)):
             snapshots = hub.repo_folder(name) / "snapshots"
             if (snapshot := snapshots / self.commit / file).is_file():
                 return snapshot
@@ -311,7 +313,7 @@ def _retried(work: Callable[[], T], link: Link, watch: Watch) -> T:
             return work()
 
 
-def _ranged(name: str, asked: str) -> Ranged:
+def _ranged(name: str, model: str) -> Ranged:
     """The format of a file or of an index of files.
 
     Raises:
@@ -320,14 +322,15 @@ def _ranged(name: str, asked: str) -> Ranged:
     kind = registry.format_of_index(name)
     if not isinstance(kind, Ranged):
         suffix = kind.suffixes[0] if registry.is_index(name) else Path(name).suffix
-        raise InputError(f"{asked} has {suffix} weights, which cannot be read in part: use --download")
+        raise InputError(f"{model} has {suffix} weights, which cannot be read in part: use --download")
     return kind
 
 
 def _header(
     file: RemoteFile, shown: Path, kind: Ranged, watch: Watch, *, is_of_commit: bool = True
 ) -> tuple[bytes, ServerReply]:
-    """The header of a file, in as few requests as its format needs; one that is not of a commit may not change."""
+    """The header of a file, in as few requests as its format needs. A file of no commit must not change from then
+    on."""
     begun, answer = file.begin(FIRST, watch)
     if not is_of_commit:
         file.pin(answer.sent)
@@ -335,7 +338,7 @@ def _header(
 
 
 class _Ends:
-    """See formats.format.Ends; no byte is fetched twice."""
+    """See formats.format.Ends. No byte is fetched twice."""
 
     def __init__(self, file: RemoteFile, size: int, begun: bytes, watch: Watch) -> None:
         self._file, self._size, self._watch = file, size, watch
@@ -363,8 +366,8 @@ class _Ends:
         return b"".join(self._file.chunks(begin, end, OPENING, self._watch))
 
 
-def _beside(url: str, watch: Watch, name: str = hub.CONFIG) -> dict[str, Any]:
-    """The small file of this name beside a file, {} where there is none."""
+def _json_beside(url: str, watch: Watch, name: str = hub.CONFIG) -> dict[str, Any]:
+    """A small JSON file beside the file at a URL, {} if there is none."""
     beside = urljoin(url, name)
     file = RemoteFile(_link(beside), beside, name)
     try:

@@ -1,4 +1,4 @@
-"""Several models by one name: `org/model@step*` for branches and tags of a repo of the Hub, `runs/step-*`."""
+"""Patterns that name several models: `org/model@step*` for branches and tags on the Hub, `runs/step-*` for paths."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _WILD = frozenset("*?[")
 
 
 def models_named(names: Iterable[str]) -> list[str]:
-    """Each of the names, and in the place of a pattern all that it names; none twice.
+    """The names, with patterns replaced by all the models that they match, without duplicates.
 
     Raises:
-        InputError: a pattern names nothing, or the Hub does not say what it names.
+        InputError: a pattern matches nothing, or the Hub does not answer.
     """
     found: list[str] = []
     for name in names:
@@ -26,7 +26,7 @@ def models_named(names: Iterable[str]) -> list[str]:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a name may stand for several: one with `*`, `?` or `[` that is no URL and no file or folder there is."""
+    """True if a name may match several: it has `*`, `?` or `[`, and is neither a URL nor an existing path."""
     try:
         return bool(_WILD & set(name)) and not urls.is_url(name) and not Path(name).exists()
     except (OSError, ValueError):  # too long for a path
@@ -53,12 +53,12 @@ def _paths(pattern: str) -> list[str]:
         path = path.expanduser()
     try:
         return sorted(str(found) for found in Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    except (ValueError, OSError):  # a pattern that is none, a folder that cannot be read
+    except (ValueError, OSError):  # an invalid pattern, a folder that cannot be read
         return []
 
 
 def hub_revisions(place: hub.HubPlace) -> set[str]:
-    """The branches and tags of a repo: those that the Hub names, without it those of the local cache.
+    """The branches and tags of a repo on the Hub and in the local cache.
 
     Raises:
         InputError: the Hub does not answer, and nothing is in the cache.

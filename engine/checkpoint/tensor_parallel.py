@@ -1,4 +1,4 @@
-"""Files of training and serving programs that hold a part of every matrix: they are refused, as a set and by name."""
+"""Files of training and serving programs that hold a part of every matrix: recognised by name, and refused."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from ..errors import InputError, printable
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a program names its parts: `rank`, from 0, tells those apart that share a matrix. `cure` is what to do.
-
-    `always`: even of one rank the file is no whole model; otherwise rank 0 alone is one.
+    """How a program names its parts. The number `rank`, from 0, differs between parts of one matrix. `cure` says what
+    to do. `always`: a file is never a whole model; without it, rank 0 is one if there is no other.
     """
 
     program: str
@@ -53,32 +52,32 @@ _MEGATRON = _Kind(
 
 
 def without_parts(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """Of the names of a folder those that are no such part; and of each that is one, what it is and what to do."""
+    """Separate a folder's names: those that are no such part, and for each part what it is and what to do."""
     listed = sorted(names)
     parts: dict[str, str] = {}
     for kind in _KINDS:
         ranks = {name: int(found["rank"]) for name in listed if (found := kind.name.fullmatch(name))}
-        # Beside the files of the layers, DeepSpeed's own holds everything but weights.
+        # Beside files of single layers, DeepSpeed's own file holds everything except weights.
         if ranks and (kind.always or max(ranks.values()) or parts):
-            parts |= {name: _said(kind, rank, set(ranks.values())) for name, rank in ranks.items()}
+            parts |= {name: _description(kind, rank, set(ranks.values())) for name, rank in ranks.items()}
     return [name for name in listed if name not in parts], parts
 
 
 def check_file(file: Path) -> None:
-    """Refuse a file that is such a part, by its own name and those beside it.
+    """Refuse a file that is such a part, judging by its name and the names beside it.
 
     Raises:
-        InputError: it is one.
+        InputError: it is a part.
     """
     check_folder(file.parent)
     check_name(str(file), file.name, _names(file.parent))
 
 
 def check_name(shown: str, name: str, beside: Iterable[str]) -> None:
-    """Refuse a file that is such a part, by its name and those beside it; `shown` is what the line calls it.
+    """Refuse a file that is such a part, by its name and those `beside` it; the message calls the file `shown`.
 
     Raises:
-        InputError: it is one.
+        InputError: it is a part.
     """
     _, parts = without_parts({name, *beside})
     if name in parts:
@@ -86,10 +85,10 @@ def check_name(shown: str, name: str, beside: Iterable[str]) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds one part of Megatron's, told by its name and those beside it.
+    """Refuse a folder that holds one part of a Megatron model, judging by its name and the names beside it.
 
     Raises:
-        InputError: it is one.
+        InputError: it is a part.
     """
     place = folder.absolute()
     if _MEGATRON.name.fullmatch(place.name):
@@ -97,37 +96,37 @@ def check_folder(folder: Path) -> None:
 
 
 def refuse_folders(folder: Path, named: str = "") -> None:
-    """`refuse_ranks` of the folders in a folder."""
+    """refuse_ranks for the folders in a folder."""
     held = [name for name in _names(folder) if _MEGATRON.name.fullmatch(name) and (folder / name).is_dir()]
     refuse_ranks(held, str(folder / "x").removesuffix("x"), named)
 
 
 def refuse_ranks(folders: Iterable[str], where: str, named: str = "") -> None:
-    """Refuse Megatron's folders, each of which holds a part: the one that was named, else the first. `where` they are
-    stands before their names.
+    """Refuse Megatron's folders, each of which holds a part: the folder `named`, else the first. The message puts
+    `where` before the name.
 
-    Tensors are cut by the first number of their names, layers are dealt out by the second.
+    Tensors are split over the first number in the folders' names, layers over the second.
 
     Raises:
-        InputError: there are several, or the one that is there is not the first of all.
+        InputError: there are several, or a single one that is not the first.
     """
     ranks = {part: int(found["rank"]) for part in sorted(folders) if (found := _MEGATRON.name.fullmatch(part))}
     if not ranks or (named and named not in ranks) or (len(ranks) == 1 and not any(ranks.values())):
         return
     first = named or min(ranks)
-    raise InputError(f"{printable(where + first)} {_said(_MEGATRON, ranks[first], set(ranks.values()))}")
+    raise InputError(f"{printable(where + first)} {_description(_MEGATRON, ranks[first], set(ranks.values()))}")
 
 
 def _names(folder: Path) -> list[str]:
-    """What lies in a folder; nothing where it may not be listed, though a file in it may be read."""
+    """The names in a folder; [] if it cannot be listed, which does not mean that its files cannot be read."""
     try:
         return [path.name for path in folder.iterdir()]
     except OSError:
         return []
 
 
-def _said(kind: _Kind, rank: int, ranks: set[int]) -> str:
-    """What follows the name of a part, where parts of these ranks are there."""
+def _description(kind: _Kind, rank: int, ranks: set[int]) -> str:
+    """The end of a sentence about a part, if parts of these ranks exist."""
     count = max(ranks) + 1
     if count == 1:
         return f"is one of the files over which {kind.program} spreads a model: {kind.cure}"

@@ -1,4 +1,5 @@
-"""URLs of files of weights: which may be read, which are the Hub's, and under which name what is computed is stored."""
+"""URLs of files of weights: which can be read, which belong to the Hub, and the names that their spectra are stored
+by."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from ..formats import registry
 from ..formats.parts import siblings
 from ..spectrum import digest
 from . import hub
-from .ranges import said, status_of
+from .retries import short_message, status_of
 
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+|[^/]+)/(?:resolve|blob)/(?P<revision>[^/]+)/(?P<file>.+)")
@@ -27,20 +28,20 @@ class HubFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What its spectra are stored under: the repo's name, of a format that stands alone the file's too, for a repo
-        may hold several models of such a format.
+        """The name that its spectra are stored by: the repo's, with the file's if the format stands alone, as a repo
+        may hold several such models.
         """
         return f"{self.repo}/{self.parts[0]}" if registry.stands_alone(self.file) else self.repo
 
     @property
     def parts(self) -> list[str]:
-        """The file, of a format that stands alone with the other parts of its model."""
+        """The file, with the other parts of its model if its format stands alone."""
         return _parts(self.file)
 
 
 def is_url(model: str) -> bool:
-    """Whether a name is the URL of a file; `hf://` names a repo, or a folder of one, unless it ends in a file of a
-    format that stands alone.
+    """True if a name is the URL of a file. `hf://` names a repo or a folder, unless it ends in a file of a format that
+    stands alone.
     """
     return re.match(r"[A-Za-z][\w+.-]*://", model) is not None and (
         not model.startswith(hub.SCHEME) or hub_file(model) is not None
@@ -48,27 +49,27 @@ def is_url(model: str) -> bool:
 
 
 def stored_name(model: str) -> str:
-    """The name under which what is computed of a Hub id or URL is stored."""
+    """The name by which the spectra of a Hub id or URL are stored."""
     if not is_url(model):
         return model.removeprefix(hub.SCHEME).partition("@")[0].removesuffix("/")
     if (found := hub_file(model)) is not None:
         return found.name
-    if (parts := _split(model)) is None:
+    if (parts := _components(model)) is None:
         return model
     name = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{_parts(parts.path)[0]}"
     return name if len(name) <= 150 else f"{parts.hostname}/{digest(name)[:8]}/{PurePosixPath(name).name[-60:]}"
 
 
 def hub_file(url: str) -> HubFile | None:
-    """The file that a URL names on the Hub, or on what HF_ENDPOINT names, or which `hf://org/name/FILE[@revision]`
-    names, of a format that stands alone; None for any other.
+    """The file on the Hub (or at HF_ENDPOINT) that a URL names, or that `hf://org/name/FILE[@revision]` names if its
+    format stands alone; None for any other.
     """
     if url.startswith(hub.SCHEME):
         return _named_in_repo(url.removeprefix(hub.SCHEME))
     from huggingface_hub import constants
 
     endpoint = urlsplit(constants.ENDPOINT)
-    parts = _split(url)
+    parts = _components(url)
     if parts is None or parts.netloc not in (endpoint.netloc, *_HUB_HOSTS):
         return None
     found = _FILE.fullmatch(parts.path.removeprefix(endpoint.path.rstrip("/")))
@@ -86,7 +87,7 @@ def _named_in_repo(text: str) -> HubFile | None:
 
 
 def files_of(url: str) -> list[str]:
-    """The URL, or where its name says that its model is in several files of a format that stands alone, of all."""
+    """The URLs of all parts, if the URL names one of several parts of a format that stands alone; else the URL."""
     parts = urlsplit(url)
     held = _parts(parts.path)
     return [urlunsplit(parts._replace(path=path)) for path in held] if len(held) > 1 else [url]
@@ -96,19 +97,19 @@ def _parts(file: str) -> list[str]:
     return (siblings(file) if registry.stands_alone(file) else []) or [file]
 
 
-def _split(url: str) -> SplitResult | None:
-    """The parts of a URL, None where it has none."""
+def _components(url: str) -> SplitResult | None:
+    """The components of a URL, None if it is malformed."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is no number
+        parts.port  # noqa: B018 - raises if it is no number
     except ValueError:
         return None
     return parts
 
 
 def checked(url: str, shown: str) -> SplitResult:
-    """The parts of a URL that may be read."""
-    parts = _split(url)
+    """The components of a URL; raises InputError unless it can be read."""
+    parts = _components(url)
     if parts is None:
         raise InputError(f"{shown} is not a URL")
     if parts.username is not None:
@@ -123,7 +124,7 @@ def checked(url: str, shown: str) -> SplitResult:
 
 
 def explain(error: Exception, host: str, file: str) -> str:
-    """Why a server that is not the Hub did not send a file: one sentence."""
+    """Say in one sentence why a server that is not the Hub did not send a file."""
     from huggingface_hub import constants
 
     status = status_of(error)
@@ -132,4 +133,4 @@ def explain(error: Exception, host: str, file: str) -> str:
     if status:
         why = {401: ": access refused", 403: ": access refused", 404: ": no such file", 429: ": too many requests"}
         return f"{host} answered {status} for {file}{why.get(status, ': try again later')}"
-    return f"cannot reach {host} ({said(error)})"
+    return f"cannot reach {host} ({short_message(error)})"

@@ -1,4 +1,4 @@
-"""The texts of a checkpoint's tokens: from its file where that says everything itself, else from tokenizer.json."""
+"""The texts of a checkpoint's tokens: from its file if the format stands alone, else from tokenizer.json."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 TOKENIZER = "tokenizer.json"
 _MOST_BYTES = 64 << 20
-"""The largest tokenizer.json, of 262,144 tokens with their merges, has 33 MB."""
+"""The largest known tokenizer.json, with 262,144 tokens and their merges, has 33 MB."""
 
 
 def token_texts(checkpoint: Checkpoint, folder: Path) -> tuple[Mapping[int, str], str]:
-    """The texts of tokens by their numbers, and "", or none and a line that says why; `folder` has the weights."""
+    """The texts of tokens by number, and ""; or none and the reason. `folder` holds the weights."""
     try:
         if checkpoint.format.stands_alone:
             found = checkpoint.format.vocabulary(min(checkpoint.stamps))

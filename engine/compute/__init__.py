@@ -1,1 +1,1 @@
-"""The Engine: queue, readers, workers, events."""
+"""The Engine: computes spectra in threads or worker processes, saves them by a sink, and reports events."""

@@ -25,40 +25,42 @@ if TYPE_CHECKING:
     from distributed import Client, Future, SpecCluster
 
 DEVICE, THREADS, PARENT = "RANKSCOPE_WORKER_DEVICE", "RANKSCOPE_WORKER_THREADS", "RANKSCOPE_WORKER_PARENT"
-"""Variables of a worker's environment: the device as its user knows it; CPU threads, "" for what suits the machine; the
-process that the worker ends with, "" for a worker that stands alone."""
+"""Variables in a worker's environment: the device as its user knows it; the number of CPU threads, "" for what suits
+the machine; the process with which the worker ends, "" for a worker that nobody here started."""
 IN_FLIGHT = 2
-"""Batches that a worker has at most: one is solved, and what the next needs is read. An urgent one comes on top."""
+"""The most batches that a worker has: one is solved while the next is read. An urgent one may come on top."""
 _CONNECT_SECONDS, _START_SECONDS = 10, 120
 _CONFIG: dict[str, Any] = {
-    "distributed.scheduler.worker-ttl": None,  # a host that slept, or a process that was stopped, is no dead one
+    "distributed.scheduler.worker-ttl": None,  # a host that slept, or a process that was stopped, is not dead
     "distributed.scheduler.allowed-failures": 2,
-    # Dask would allow one BLAS thread: ours are bounded where they compute. What workers log would go over the screen.
+    # Dask would allow only one BLAS thread; workers set the number themselves. Their logs would overwrite the screen.
     "distributed.nanny.pre-spawn-environ": {"DASK_LOGGING__DISTRIBUTED": "critical"},
-    # Dask opens a port for a dashboard even where there is none: it answers nothing
+    # Dask opens a port for a dashboard even without one: no page is served there
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
 
 
 def is_installed() -> bool:
-    """Whether the extra `cluster` is there. Imports none of it."""
+    """Return whether the extra `cluster` is installed, without importing it."""
     return all(importlib.util.find_spec(name) for name in ("distributed", "cryptography"))
 
 
 def require() -> None:
-    """See that the extra `cluster` is there.
+    """Check that the extra `cluster` is installed.
 
     Raises:
-        InputError: it is not installed.
+        InputError: it is not.
     """
     if not is_installed():
         raise InputError(f"a scheduler needs Dask:  {install_line('cluster')}")
 
 
 def environment(device: str, threads: int | None, parent: int | None = None) -> dict[str, str]:
-    """What a worker process for a device ("cpu", "cuda:1") has in its environment before it imports anything: of GPUs
-    it sees that one only, the n-th of those that this process sees."""
+    """The environment of a worker process for a device ("cpu", "cuda:1"), set before the process imports anything.
+
+    A worker for a GPU sees that GPU only: the n-th of those that this process sees.
+    """
     made = {DEVICE: device, THREADS: str(threads or ""), PARENT: str(parent or "")}
     if device.startswith("cuda:"):
         number = int(device.partition(":")[2])
@@ -68,7 +70,7 @@ def environment(device: str, threads: int | None, parent: int | None = None) -> 
 
 
 def nanny_options(device: str, threads: int | None, parent: int | None = None) -> dict[str, Any]:
-    """How Dask's Nanny is to keep a worker process for a device: started anew whenever it dies."""
+    """The options with which Dask's Nanny keeps a worker process for a device and restarts it whenever it dies."""
     return {
         "nthreads": IN_FLIGHT + 1,
         "env": environment(device, threads, parent),
@@ -79,7 +81,10 @@ def nanny_options(device: str, threads: int | None, parent: int | None = None) -
 
 
 class Cluster:
-    """Workers by address, and batches sent to them. `processes` are those that were started here, None elsewhere."""
+    """The workers of a Dask scheduler, and how batches get to them.
+
+    `processes` are the worker processes that this process started, None if the scheduler runs elsewhere.
+    """
 
     def __init__(self, client: Client, processes: SpecCluster | None) -> None:
         self._client, self._processes = client, processes
@@ -88,7 +93,7 @@ class Cluster:
 
     @classmethod
     def local(cls, devices: Sequence[Device], threads: int | None) -> Cluster:
-        """A process for each device, which only this one can talk to: over TLS, by credentials made for it alone.
+        """Start a worker process for each device. Only this process can talk to them: over TLS, with fresh credentials.
 
         Raises:
             Exception: whatever keeps processes from being started.
@@ -97,7 +102,7 @@ class Cluster:
         from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
         _silence()
-        with redirect_stderr(sys.__stderr__):  # its file is asked for, which what Textual puts there does not have
+        with redirect_stderr(sys.__stderr__):  # a file number is needed, and Textual's stand-in for stderr has none
             resource_tracker.ensure_running()
         security = Security.temporary()
         inside = {"security": security, "host": "127.0.0.1", "protocol": "tls://"}
@@ -117,8 +122,8 @@ class Cluster:
 
     @classmethod
     def connect(cls, scheduler: str) -> Cluster:
-        """The workers of a scheduler that runs elsewhere: `tcp://host:port`, `tls://host:port` with the credentials of
-        Dask's own settings, or the file that it writes its address to.
+        """Connect to a scheduler that runs elsewhere: `tcp://host:port`, `tls://host:port` with the credentials of
+        Dask's settings, or the file to which it writes its address.
 
         Raises:
             InputError: it does not answer, or the extra is not installed.
@@ -130,7 +135,7 @@ class Cluster:
         return cls(Client(address, timeout=_CONNECT_SECONDS, set_as_default=False), None)
 
     def workers(self) -> dict[str, str] | None:
-        """Name by address of the workers that are there now, None where their scheduler is gone."""
+        """The names of the present workers by their addresses, None if the scheduler is gone."""
         if self._client.status != "running":
             return None
         try:
@@ -140,11 +145,11 @@ class Cluster:
         return {address: str(worker["name"]) for address, worker in found.items()}
 
     def on_change(self, call: Callable[[], None]) -> None:
-        """Have `call` called, from another thread, when a worker comes or goes: each of the engines that share it."""
+        """Have `call` called, from another thread, when a worker comes or goes; several engines may share a cluster."""
         self._told.append(call)
 
     def no_more(self, call: Callable[[], None]) -> None:
-        """Take back what on_change was given."""
+        """Stop calling what on_change was given."""
         self._told.remove(call)
 
     def _heard(self, event: tuple[float, Any]) -> None:
@@ -165,7 +170,7 @@ class Cluster:
         )
 
     def warm(self, address: str) -> Future[None]:
-        """Have a worker make itself ready before its first batch."""
+        """Have a worker load what its first batch needs."""
         key = f"rankscope-warm-{uuid.uuid4().hex}"
         return self._client.submit(warm, key=key, pure=False, workers=[address], allow_other_workers=False)
 
@@ -177,12 +182,12 @@ class Cluster:
                     os.kill(process.process.pid, number)
 
     def close(self) -> None:
-        """Leave the scheduler; what was started here ends."""
+        """Leave the scheduler, and end the processes that were started here."""
         from distributed import Status
 
         for nanny in self._processes.workers.values() if self._processes else ():
-            nanny.status = Status.closing_gracefully  # it starts no other worker
-        self.signal(signal.SIGKILL)  # asked to end they would first finish what they are at
+            nanny.status = Status.closing_gracefully  # it restarts no worker
+        self.signal(signal.SIGKILL)  # a polite signal would let them finish their batches first
         with suppress(Exception):
             self._client.unsubscribe_topic("all")
             self._client.close(timeout=1)
@@ -194,8 +199,9 @@ class Cluster:
 async def serve(
     scheduler: str, devices: Sequence[str], names: Sequence[str], threads: int | None, ready: Callable[[], None]
 ) -> None:
-    """Keep a worker process for each of these devices at a scheduler (see Cluster.connect) until that is gone. There
-    they are called by `names`. `ready` is called once they can be asked.
+    """Keep a worker process for each device at a scheduler (see Cluster.connect) until the scheduler is gone.
+
+    The workers are called `names` there. `ready` is called once they can take batches.
 
     Raises:
         InputError: the scheduler does not answer, or the extra is not installed.
@@ -216,10 +222,10 @@ async def serve(
 
 
 def _address(scheduler: str) -> str:
-    """The address of a scheduler, named by it or by the file that holds it.
+    """The address of a scheduler, given as that address or as the file that holds it.
 
     Raises:
-        InputError: it is named in another way, or Dask is not installed.
+        InputError: it is given in another way, or Dask is not installed.
     """
     require()
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -231,10 +237,10 @@ def _address(scheduler: str) -> str:
 
 
 async def _reach(address: str, named: str) -> None:
-    """See that a scheduler answers: a Client that was refused leaves threads and warnings behind.
+    """Check that a scheduler answers before a Client is made: a refused Client leaves threads and warnings behind.
 
     Raises:
-        InputError: it does not, or not to the credentials of Dask's settings.
+        InputError: it does not answer, or rejects the credentials of Dask's settings.
     """
     from distributed import Security
     from distributed.comm.core import connect
@@ -249,6 +255,6 @@ async def _reach(address: str, named: str) -> None:
 
 
 def _silence() -> None:
-    """Dask's own warnings would be written over the screen: what matters of them is told as an event."""
+    """Silence Dask's loggers, which would write over the screen; what matters to the user is told as an event."""
     for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -1,4 +1,4 @@
-"""Which devices compute, with how many threads, and the record of the run."""
+"""The devices that compute, the number of their threads, and the record of a run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 READERS = 8
 LARGE = 1e10
 _WAY = 10
-"""How much nicer a thread is that gives way."""
+"""What a thread that gives way adds to its niceness."""
 _UNNOTICED = 3 << 29
-"""Bytes of a GPU that are taken without a word: a context of CUDA is half a gigabyte."""
+"""Bytes of a GPU that other processes may use before the user is told: a CUDA context alone takes half a gigabyte."""
 _SPEC = re.compile(r"auto|cpu|cuda|cuda:\d+(?:,cuda:\d+)*")
 
 
@@ -42,10 +42,10 @@ class Device:
 
 
 def check_spec(spec: str) -> str:
-    """`spec` if it has the form auto | cpu | cuda | cuda:0,cuda:1. Needs no torch.
+    """Return `spec` if it has the form auto | cpu | cuda | cuda:0,cuda:1. Needs no torch.
 
     Raises:
-        InputError: any other form, or a device named twice.
+        InputError: it has another form, or names a device twice.
     """
     names = spec.split(",")
     if not _SPEC.fullmatch(spec) or len(set(names)) < len(names):
@@ -54,10 +54,10 @@ def check_spec(spec: str) -> str:
 
 
 def pick(spec: str) -> tuple[list[Device], list[str]]:
-    """The devices that `spec` names, and lines the user should see. Imports torch where there may be a GPU.
+    """The devices that `spec` names, and lines for the user. Imports torch if there may be a GPU.
 
     Raises:
-        InputError: a device that this machine or this torch does not have.
+        InputError: this machine or this torch does not have a device.
     """
     cpu = Device("cpu", platform.processor() or platform.machine())
     if spec == "cpu":
@@ -79,12 +79,12 @@ def pick(spec: str) -> tuple[list[Device], list[str]]:
 
 
 def is_gpu(name: str) -> bool:
-    """Whether a device solves with torch, in batches."""
+    """Return whether a device solves with torch, in batches."""
     return name != "cpu"
 
 
 def answers(device: str) -> bool:
-    """Whether a device still works: after a fault of CUDA nothing does in this process."""
+    """Return whether a device still works: after a CUDA fault nothing on the GPU does in this process."""
     if not is_gpu(device):
         return True
     import torch
@@ -97,7 +97,7 @@ def answers(device: str) -> bool:
 
 
 def _may_have_gpu() -> bool:
-    """Whether a driver is there that torch could use: asked without torch, whose import takes 1.2 s and more."""
+    """Return whether there is a driver that torch could use, without importing torch (1.2 s and more)."""
     if Path("/dev/kfd").exists():  # AMD
         return True
     try:
@@ -108,14 +108,14 @@ def _may_have_gpu() -> bool:
 
 
 def available_cores() -> int:
-    """Cores this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_count(threads: int | None) -> int:
-    """CPU threads to compute with: `threads`, else OMP_NUM_THREADS, else the cores, at most 8.
+    """The number of CPU threads to compute with: `threads`, else OMP_NUM_THREADS, else the cores, at most 8.
 
-    The reduction to tridiagonal form is bound by memory bandwidth: more threads than that gain nothing.
+    The reduction to tridiagonal form is bound by memory bandwidth: more threads than 8 gain nothing.
     """
     stated = os.environ.get("OMP_NUM_THREADS", "")
     return threads or (int(stated) if stated.isdecimal() and int(stated) else min(available_cores(), 8))
@@ -124,28 +124,28 @@ def thread_count(threads: int | None) -> int:
 def workers(device: Device, threads: int) -> tuple[int, int]:
     """(worker threads, BLAS threads of each) for a device.
 
-    On a CPU every thread solves a matrix of its own: BLAS threads that wait for one another lose time,
-    and all of it on a busy machine. 576 x 576 on 2 cores: 10 ms a matrix with two workers, 17 ms with
-    one worker of two BLAS threads; with another such process beside it 37 ms and 1.2 s.
-    A GPU has two, each with a stream of its own: one copies weights there while the other solves.
+    On a CPU each worker solves a separate matrix: BLAS threads lose time waiting for each other, most of all on a busy
+    machine. 576 x 576 on 2 cores: 10 ms a matrix with two workers, 17 ms with one worker of two BLAS threads; with
+    another such process running, 37 ms and 1.2 s.
+    A GPU has two workers with a CUDA stream each: one copies weights to it while the other solves.
     """
     return (min(threads, available_cores()), 1) if device.name == "cpu" else (2, threads)
 
 
 def blas_threads(device: Device, threads: int, cost: float, alone: bool) -> int:
-    """BLAS threads for work of so many operations: all of them where it is large and a CPU has nothing else to do.
+    """The number of BLAS threads for work of `cost` operations: all if it is large and the CPU has nothing else to do.
 
-    One matrix of 2048 x 2048 on two cores: 0.37 s with two threads, 0.57 with one; below 1024 x 1024 they gain nothing.
+    2048 x 2048 on two cores: 0.37 s with two threads, 0.57 s with one; below 1024 x 1024 a second gains nothing.
     """
     count, each = workers(device, threads)
     return count if alone and cost >= LARGE and device.name == "cpu" else each
 
 
 def give_way() -> None:
-    """Have this thread, and those that it starts, take a core only where the threads that answer keys need none.
+    """Let the threads that answer keys go before this thread and those that it starts.
 
-    Two workers on two busy cores: in nine of ten presses a key's paint came within 210 ms, and within 650 without. Only
-    Linux knows the niceness of a thread (setpriority(2)); elsewhere nothing changes.
+    With two workers on two busy cores, nine of ten key presses were painted within 210 ms; within 650 ms without this.
+    Only Linux has a niceness for each thread (setpriority(2)); elsewhere nothing changes.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
@@ -153,7 +153,7 @@ def give_way() -> None:
 
 
 def set_blas_threads(device: Device, count: int) -> None:
-    """Of this process for a CPU, where numpy computes; else of this thread, for which OpenMP keeps the number."""
+    """Set the number of BLAS threads: of this process for a CPU (numpy), of this thread for a GPU (torch, OpenMP)."""
     if is_gpu(device.name):
         import torch
 
@@ -164,23 +164,23 @@ def set_blas_threads(device: Device, count: int) -> None:
 
 @lru_cache
 def _blas() -> ThreadpoolController:
-    import numpy  # noqa: F401 - whose library is to be found
+    import numpy  # noqa: F401 - threadpoolctl finds numpy's BLAS only once it is loaded
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()  # type: ignore[no-untyped-call]
 
 
 def readers(found: Sequence[Device]) -> int:
-    """Threads that read weights: one keeps up with a CPU; eight bring a GPU 12 GB/s, of which it takes 4."""
+    """The number of threads that read weights: one keeps up with a CPU; eight read 12 GB/s, and a GPU solves 4 GB/s."""
     return 1 if found[0].name == "cpu" else max(1, min(READERS, available_cores() - 2))
 
 
 def prefetch_bytes(device: Device) -> int:
-    """Bytes of weights that may lie in a device's memory, read or being solved, where the user states none.
+    """How many bytes of weights may lie in a device's memory, read or being solved, unless the user sets a number.
 
-    A GPU's batch of 16 bfloat16 matrices of 14336 x 4096 is 1.9 GB, one of 8 of 28672 x 8192 is 3.8: two are being
-    solved and one is being read, without room for which the second would not be full; never more than a quarter of the
-    memory that is free there now. Imports torch.
+    On a GPU a batch of 16 bfloat16 matrices of 14336 x 4096 takes 1.9 GB, one of 8 of 28672 x 8192 takes 3.8 GB. Two
+    batches are being solved while a third is read; with less room the second would not be full. Never more than a
+    quarter of the memory that is free there now. Imports torch.
     """
     if device.name == "cpu":
         return 1 << 30
@@ -194,7 +194,7 @@ def prefetch_bytes(device: Device) -> int:
 
 
 def used_by_others(device: Device) -> str:
-    """A line on the memory of a GPU that other processes hold, "" where that is little. Imports torch for a GPU."""
+    """A line on how much of a GPU's memory other processes hold, "" if little. Imports torch for a GPU."""
     if device.name == "cpu":
         return ""
     import torch
@@ -210,7 +210,7 @@ def used_by_others(device: Device) -> str:
 
 
 def make_run(devices: Iterable[Device], command: Sequence[str] | None = None) -> Run:
-    """The record of this process for provenance; `cuda` is "" where nothing has needed torch."""
+    """The record of this process for provenance; `cuda` is "" if torch is not imported."""
     torch = sys.modules.get("torch")
     labels = ", ".join(f"{d.name} {d.label}" for d in devices)
     return Run(
@@ -226,7 +226,7 @@ def make_run(devices: Iterable[Device], command: Sequence[str] | None = None) ->
 
 
 def utc_now() -> str:
-    """ISO 8601, UTC, microseconds."""
+    """The present time in ISO 8601, UTC, with microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

@@ -1,6 +1,6 @@
-"""What NVIDIA's driver says without torch, whose import takes seconds: which GPUs there are; and a context begun early.
+"""NVIDIA's driver without torch, whose import takes seconds: list the GPUs, and begin a CUDA context early.
 
-By its C interface, https://docs.nvidia.com/cuda/cuda-driver-api: cuInit makes no context and takes no memory of a GPU.
+Uses its C interface, https://docs.nvidia.com/cuda/cuda-driver-api. cuInit makes no context and takes no GPU memory.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .devices import Device
 
 _NAME_BYTES = 256
 _MAJOR, _MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the interface."""
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 
 
 def gpus() -> list[Device]:
-    """The GPUs that torch will find here, as it numbers and calls them: none where torch is built without CUDA, or the
-    driver does not answer. Whether torch can use them is known once it is imported."""
+    """The GPUs that torch will find here, with torch's numbers and names; [] if torch is built without CUDA or the
+    driver does not answer. Only once torch is imported is it known whether it can use them."""
     cuda = _driver()
     if cuda is None or not _torch_has_cuda():
         return []
@@ -33,7 +33,7 @@ def gpus() -> list[Device]:
 
 
 def capability(device: str) -> tuple[int, int]:
-    """The compute capability of a GPU, (0, 0) where the driver does not say."""
+    """The compute capability of a GPU, (0, 0) if the driver does not tell."""
     cuda, number, found = _driver(), ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
     if cuda is None or cuda.cuDeviceGet(ctypes.byref(number), int(device.partition(":")[2])):
         return 0, 0
@@ -43,8 +43,10 @@ def capability(device: str) -> tuple[int, int]:
 
 
 def begin_context(device: str) -> None:
-    """Have a thread make the context that torch will use on a GPU, which takes half a second, while torch is imported.
-    What fails here fails there again, and is said there."""
+    """Start a thread that makes the CUDA context for torch (half a second) while torch is imported.
+
+    Errors are ignored: torch meets and reports them too.
+    """
     threading.Thread(target=_hold_context, args=(device,), name="rankscope-context", daemon=True).start()
 
 
@@ -56,7 +58,7 @@ def _hold_context(device: str) -> None:
 
 @lru_cache
 def _driver() -> ctypes.CDLL | None:
-    """The driver's library, ready to be asked; None where it is not there or sees no GPU."""
+    """The driver's library, initialised; None if it is missing or sees no GPU."""
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
         return None if cuda.cuInit(0) else cuda
@@ -73,7 +75,7 @@ def _name(cuda: ctypes.CDLL, number: int) -> str:
 
 @lru_cache
 def _torch_has_cuda() -> bool:
-    """Whether the torch that is installed was built for CUDA, by the file in which it says so."""
+    """Return whether the installed torch was built for CUDA, according to its version.py."""
     found = importlib.util.find_spec("torch")
     if found is None or not found.origin:
         return False

@@ -1,4 +1,4 @@
-"""Whether worker processes solve what an engine is asked for, which they are, and what happens when they are lost."""
+"""The worker processes of an engine: whether it needs any, which ones, and what happens when they are lost."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from .queue import JobQueue
 from .reporter import Reporter
 
 _WITHOUT = 2
-"""GPUs that threads of one process use: with four they were slower than with one, see tests/benchmarks/gpu_scan.py."""
+"""The most GPUs that threads of one process use: four were slower than one, see tests/benchmarks/gpu_scan.py."""
 
 _WORTH_SECONDS = 15.0
-"""What one GPU has to have to do before others are started for it: a process computes some 4.5 s later than this one
-would, and two GPUs were 1.43 times as fast as one, four 1.82 times."""
+"""How much work one GPU must have before others are started as well: a process begins to compute some 4.5 s later than
+this one would, and two GPUs were 1.43 times as fast as one, four 1.82 times."""
 
 _lock = threading.Lock()
 _open: dict[tuple[str, ...], tuple[Cluster, int]] = {}
-"""The clusters of this process, and how many engines use each: two models that are open share one."""
+"""The clusters of this process, and how many engines use each: two open models share one."""
 
 
 class Elsewhere:
-    """The worker processes of one engine: none where it has one device and no `scheduler`, unless that is a GPU and
-    `is_apart`, see ComputeSettings.
+    """The worker processes of one engine. It has none with one device and no `scheduler`, unless that device is a GPU
+    and `is_apart` is set, see ComputeSettings.
 
-    `spec`: see devices.check_spec; `scheduler`: see Cluster.connect. With `is_small` one device is used, the first; and
-    so with `auto` where there is little to do and nothing has to be `is_apart`. `devices` are those that this process
-    itself would solve on.
+    `spec`: see devices.check_spec; `scheduler`: see Cluster.connect. Only the first device is used with `is_small`, and
+    with `auto` if there is little to do and `is_apart` is not set. `devices` are those on which this process would
+    solve without worker processes.
     """
 
     def __init__(
@@ -60,11 +60,12 @@ class Elsewhere:
         self._is_lost = False
 
     def run(self) -> bool:
-        """Have workers solve what waits until the queue is closed, or there is nothing to do for a long time; False
-        where this process has to solve, at once or what is left.
+        """Have workers solve what waits until the queue is closed or has long been empty; then return True.
+
+        Return False if this process has to solve: from the start, or what lost workers left.
 
         Raises:
-            InputError: a device or a scheduler that is not there.
+            InputError: a device or the scheduler is not there.
         """
         key = self._key()
         cluster = _used(key, self._begin) if key else None
@@ -86,32 +87,31 @@ class Elsewhere:
         return not lost
 
     def expect(self, projections: Iterable[Projection]) -> None:
-        """These will be asked for before long: by what they cost devices are chosen, and of a GPU that has a process in
-        any case none has to be known."""
+        """Note what will soon be submitted: unless `is_apart`, devices are chosen by its cost."""
         if not self._is_apart:
             self._expected = sum(projection.cost for projection in projections)
 
     def pause(self, is_paused: bool) -> None:
-        """Have the processes that were started here stand still, or go on."""
+        """Pause or resume the processes that were started here."""
         if self._cluster is not None:
             self._cluster.signal(signal.SIGSTOP if is_paused else signal.SIGCONT)
 
     def withdraw(self) -> list[Projection]:
-        """Take back what no worker has begun; returns it."""
+        """Take back and return what no worker has begun."""
         return self._far.withdraw() if self._far is not None else []
 
     def give_up(self) -> None:
-        """Wait no longer for what runs."""
+        """Stop waiting for running batches."""
         if self._far is not None:
             self._far.give_up()
 
     def can_warm(self) -> bool:
-        """Whether there are GPUs on this host that can be made ready: in this process one that need not be apart."""
+        """Return whether GPUs of this host can be made ready, by worker processes or (one, not apart) in this one."""
         found = [] if self._scheduler else self._used_gpus()
         return bool(found) and (is_installed() or (len(found) == 1 and not self._is_apart))
 
     def _key(self) -> tuple[str, ...]:
-        """What tells clusters apart; () where this process solves itself."""
+        """The key by which engines share a cluster; () if this process solves."""
         if self._scheduler and not self._is_lost:
             return (self._scheduler,)
         self._processes = [] if self._is_lost else self._for_processes()
@@ -131,12 +131,12 @@ class Elsewhere:
         return ()
 
     def _for_processes(self) -> list[Device]:
-        """The GPUs that get a process each, [] where there are none: known without torch, of no use here."""
+        """The GPUs that get a process each, found without importing torch; [] if there are none."""
         found = self._used_gpus()
         return found if (len(found) > 1 or (found and self._is_apart)) and is_installed() else []
 
     def _named_gpus(self) -> list[Device]:
-        """The GPUs that are to be used, as far as the driver knows them; all that are named, or none."""
+        """The GPUs that `spec` names, in its order; [] if the driver does not know all of them."""
         found = [] if self._spec == "cpu" else driver.gpus()
         if self._spec not in ("auto", "cuda"):
             wanted = self._spec.split(",")
@@ -145,12 +145,12 @@ class Elsewhere:
         return found
 
     def _used_gpus(self) -> list[Device]:
-        """Of these, the first alone where others would gain nothing."""
+        """The named GPUs; only the first if more would gain nothing."""
         found = self._named_gpus()
         return found[:1] if self._is_small or self._is_little(found) else found
 
     def _is_little(self, found: Sequence[Device]) -> bool:
-        """Whether `auto` would be later done by several of these GPUs than by one, as starting them takes seconds."""
+        """Return whether, with `auto`, one of these GPUs would be done before several: starting them takes seconds."""
         if self._spec != "auto" or self._is_apart or self._is_small or len(found) < 2:
             return False
         cost = max(self._expected, self._queue.waiting_cost())

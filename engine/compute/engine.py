@@ -1,4 +1,4 @@
-"""The Engine: what is asked for goes in, events come out; threads read, solve and hand to a sink."""
+"""The Engine: projections go in, events come out; threads read weights, solve, and hand spectra to a sink."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..checkpoint.open import Checkpoint
-from ..checkpoint.ranges import Watch
+from ..checkpoint.retries import Watch
 from ..errors import WeightsError
 from ..spectrum import Projection, Run
 from . import devices
@@ -35,11 +35,11 @@ from .worker_thread import Solver, groups, own_stream
 class ComputeSettings:
     """`device` as in devices.check_spec; `threads` as in devices.thread_count.
 
-    `prefetch_bytes` of weights may lie in each device's memory, read or being solved; None for what suits it.
-    `is_worker`: of a worker process, which leaves to others what its device has no room for, and to the one that asks
-    what is solved a second time. `scheduler`: see Cluster.connect. `is_small`: a few matrices, for one device.
-    `is_apart`: one GPU, too, is used from a process of its own, so that this one imports no torch and outlives a fault
-    of CUDA. `gives_way`: see devices.give_way.
+    `prefetch_bytes`: how many bytes of weights may lie in each device's memory, read or being solved; None for what
+    suits the device. `is_worker`: the engine of a worker process, which fails what has no room on its device, so that
+    others take it, and leaves second passes to the process that sent the batch. `scheduler`: see Cluster.connect.
+    `is_small`: there are a few matrices, so one device is enough. `is_apart`: even a single GPU is used from a separate
+    process, so that this one imports no torch and survives a CUDA fault. `gives_way`: see devices.give_way.
     """
 
     device: str = "auto"
@@ -55,11 +55,11 @@ class ComputeSettings:
 class Engine:
     """Computes spectra in worker threads (devices.workers), fed by reader threads (devices.readers).
 
-    A GPU's ill-conditioned matrices are saved as they are and, when all else is done, solved again by the SVD, as far
-    as the Budget goes.
+    Ill-conditioned matrices that a GPU solved are saved as they are and, when all else is done, solved again by the SVD
+    as far as the Budget goes.
 
-    `listener` is called from a thread of the engine, never twice at once. Nothing starts, and torch
-    is not imported, before the first `submit`.
+    `listener` is called from a thread of the engine, never twice at once. Before the first `submit` or `warm` nothing
+    starts, and torch is not imported.
     """
 
     def __init__(self, sink: Sink, listener: Listener, settings: ComputeSettings | None = None) -> None:
@@ -68,7 +68,7 @@ class Engine:
         self._queue = JobQueue()
         self._reporter = Reporter(listener)
         self._outcomes = Outcomes(sink, self._queue, self._reporter, not self._settings.is_worker)
-        from .elsewhere import Elsewhere  # 40 ms, of which a screen that opens needs nothing
+        from .elsewhere import Elsewhere  # takes 40 ms, and importing this module should not
 
         self._elsewhere = Elsewhere(
             self._settings.device,
@@ -93,9 +93,9 @@ class Engine:
         urgent: bool = False,
         recompute: bool = False,
     ) -> list[Projection]:
-        """Queue what is neither stored (unless `recompute`) nor under way; returns what was accepted.
+        """Queue the projections that are neither stored (unless `recompute`) nor under way; return those.
 
-        Parents of derived projections may lie in `others`, too. An urgent request overtakes everything that waits.
+        Parents of derived projections may also lie in `others`. An urgent request overtakes everything that waits.
         A projection with a `problem` fails at once.
         """
         opened = (checkpoint, *others)
@@ -104,7 +104,7 @@ class Engine:
         refused = [Failed(p, p.problem) for p in wanted if p.problem is not None]
         to_fetch = sum(held.bytes_to_fetch(_tensors_in(held, sound)) for held in opened if held.is_remote)
         expected = [*sound, *(f.projection for f in refused)]
-        if self._reporter.expect(expected, to_fetch):  # before a worker can finish one
+        if self._reporter.expect(expected, to_fetch):  # announced before a worker can finish one
             self._outcomes.budget.reset()
             self._reporter.seconds_again = 0.0
         if recompute:
@@ -117,30 +117,30 @@ class Engine:
         return accepted
 
     def warm(self, projections: Iterable[Projection] = ()) -> None:
-        """Have GPUs made ready before anything is asked for: nothing where there are none, or where they need processes
-        of their own that cannot be had. `projections` are what will be asked for. Returns at once."""
+        """Begin to make the GPUs ready before the first `submit`, and return at once. Does nothing without GPUs, or if
+        they need worker processes and Dask is not installed. `projections` are those that will be submitted."""
         self._elsewhere.expect(projections)
         with self._lock:
             self._spawn(self._warm, "rankscope-warm")
 
     def _warm(self) -> None:
-        """Ask the driver, which may take half a second, and begin."""
+        """Start if there are GPUs to make ready; the driver may take half a second to answer."""
         if self._elsewhere.can_warm() and not self._is_closed:
             self._start(False)
 
     def _is_under_way(self, key: str) -> bool:
-        """Being solved or saved: neither waiting nor done."""
+        """Return whether a projection is being solved or saved: it neither waits nor is done."""
         return self._reporter.is_open(key) and not self._queue.holds(key)
 
     def stop(self) -> None:
-        """Drop what waits; the running batch is finished and saved."""
+        """Drop what waits. The running batch is still finished and saved."""
         if bounds := self._queue.clear_second():
             self._reporter.tell(StayBounds(tuple(bounds)))
         if dropped := [*self._queue.clear(), *self._elsewhere.withdraw()]:
             self._reporter.tell(Stopped(tuple(dropped)))
 
     def close(self, timeout: float | None = None) -> bool:
-        """Stop, and wait for the running batch up to `timeout` seconds; True if every thread ended."""
+        """Stop, and wait up to `timeout` seconds for the running batch; return whether every thread ended."""
         self._is_closed = True
         self.stop()
         self._queue.close()
@@ -152,7 +152,7 @@ class Engine:
         return not any(thread.is_alive() for thread in self._threads)
 
     def pause(self, is_paused: bool) -> None:
-        """Have the processes that were started here for this engine stand still, or go on."""
+        """Pause or resume the worker processes that were started here for this engine."""
         self._elsewhere.pause(is_paused)
 
     def _start(self, is_remote: bool) -> None:
@@ -168,7 +168,7 @@ class Engine:
         thread.start()
 
     def _open_devices(self, is_remote: bool) -> None:
-        """Import torch (seconds) off the caller's thread, then have worker processes solve, or threads of this one."""
+        """Import torch (seconds) off the caller's thread, then let worker processes or threads of this one solve."""
         try:
             while self._elsewhere.run():
                 with self._lock:
@@ -177,7 +177,7 @@ class Engine:
                         return
             self._open_here(is_remote)
         except Exception as error:  # noqa: BLE001 - InputError, or whatever a broken torch or driver raises
-            with self._lock:  # what is asked for from now on starts anew, and is not dropped with what was before
+            with self._lock:  # what is submitted from now on starts anew and is not dropped
                 dropped = self._queue.clear()
                 self._started = False
             self._reporter.tell(Notice(str(error), fatal=True))
@@ -185,7 +185,7 @@ class Engine:
                 self._reporter.tell(Failed(projection, str(error)))
 
     def _open_here(self, is_remote: bool) -> None:
-        """Start readers and workers."""
+        """Start the reader and worker threads of this process."""
         found = self._elsewhere.devices
         for device in found:
             if taken := devices.used_by_others(device):
@@ -209,7 +209,7 @@ class Engine:
         for device in found:
             reader.prepare(device.name)
         while (job := self._queue.next_to_read()) is not None:
-            # A call of its own: nothing here keeps the weights while it waits.
+            # In a function, so that no local variable here keeps the weights while this thread waits.
             if job.priority == SECOND:
                 self._read_again(reader, job)
             else:
@@ -224,7 +224,7 @@ class Engine:
             self._outcomes.fail([projection], job.fault_of(projection))
 
     def _load(self, reader: Reader, job: Job) -> list[Projection]:
-        """Read what a job needs; returns its projections for which that cannot be read."""
+        """Read the tensors that a job needs; return its projections for which one cannot be read."""
         watch = Watch(self._reporter.fetched, lambda text: self._reporter.tell(Notice(text)), job.withdrawn)
         parts = job.parts
         for part in parts:
@@ -289,6 +289,6 @@ class Engine:
 
 
 def _tensors_in(checkpoint: Checkpoint, projections: Iterable[Projection]) -> set[str]:
-    """The names of its tensors that are read for these projections."""
+    """The names of the tensors of a checkpoint that these projections need."""
     files = {tensor.source.identity for tensor in checkpoint.tensors}
     return {p.tensor for projection in projections for p in projection.parents if p.source.identity in files}

@@ -1,4 +1,4 @@
-"""What the engine tells: frozen events, handed over in batches, at most ten a second."""
+"""The events of an engine. They are frozen, and its listener gets them in batches, at most ten a second."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A spectrum is known, and not yet safe."""
+    """A spectrum is computed but not yet on the disk."""
 
     spectrum: Spectrum
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A spectrum is on the disk: done. With `again` it is ill-conditioned, and will be solved a second time."""
+    """A spectrum is on the disk: done. With `again`, it is ill-conditioned and will be solved a second time."""
 
     spectrum: Spectrum
     again: bool = False
@@ -34,7 +34,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class SolvingAgain:
-    """A device began to solve a projection a second time, whose spectrum is saved."""
+    """A device began to solve a projection a second time; its first spectrum is saved."""
 
     projection: Projection
     device: str
@@ -42,29 +42,29 @@ class SolvingAgain:
 
 @dataclass(frozen=True, slots=True)
 class SavedAgain:
-    """The result of the second time is on the disk: it has replaced the first."""
+    """The second spectrum of a projection is on the disk and has replaced the first."""
 
     spectrum: Spectrum
 
 
 @dataclass(frozen=True, slots=True)
 class StayBounds:
-    """These were to be solved a second time and are not: there is no time left, or no result. The first result counts,
-    whose smallest values are bounds."""
+    """These will not be solved a second time after all: no time is left, or it gave no result. The first result counts,
+    and its smallest values are bounds."""
 
     projections: tuple[Projection, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AlreadyStored:
-    """A spectrum that was asked for is on the disk: another process has computed it meanwhile."""
+    """Another process has meanwhile computed and saved this projection."""
 
     projection: Projection
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A projection has no spectrum; `reason` is one sentence."""
+    """A projection could not be computed or saved; `reason` is one sentence."""
 
     projection: Projection
     reason: str
@@ -72,14 +72,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """These were waiting and will not be computed."""
+    """These projections waited and will not be computed."""
 
     projections: tuple[Projection, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A line for the user about the devices; with `fatal` nothing can be computed."""
+    """A line for the user, about devices or servers; with `fatal` nothing can be computed."""
 
     text: str
     fatal: bool = False
@@ -87,8 +87,8 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Of the projections that are done: `found` were ill-conditioned, the solving of `begun` of them has begun a second
-    time, and `solved` are saved anew. `seconds` went into that, and are in no other number.
+    """The second pass over ill-conditioned projections: how many were `found`, `begun` and `solved` (saved anew), and
+    the `seconds` that it took, which are in no other number.
     """
 
     found: int = 0
@@ -99,12 +99,13 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The job as a whole: projections done (saved), failed and in all; `rate` in projections per second.
+    """The whole job: the number of projections done (saved), failed and in all; `rate` in projections per second.
 
-    `eta` is in seconds, by cost (floating-point operations) or by bytes to fetch, whichever is later, None while
-    unknown. What other processes have saved meanwhile is done, too. `busy` is False once nothing waits or runs. Of
-    `to_fetch` bytes from a server `fetched` have come. `waiting` is the line that says why nothing can be saved for
-    now, "" where it can: what is computed is kept. `starting` is what is done before anything can be solved.
+    `done` includes what other processes have saved meanwhile. `eta` is in seconds, None while unknown: by cost
+    (floating-point operations) or by bytes to fetch, whichever is later. `busy` is False once nothing waits or runs.
+    `fetched` of `to_fetch` bytes have come from a server. `waiting` is a line that says why nothing can be saved for
+    now, "" if it can; what is computed meanwhile is kept. `starting` says what has to be done before anything can be
+    solved.
     """
 
     done: int

@@ -1,4 +1,4 @@
-"""The queue's jobs solved by worker processes: which worker has which batch, and what became of it."""
+"""Sending the queue's jobs to worker processes: which worker has which batch, and what became of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .events import SolvingAgain, Started, StayBounds
 from .job import SECOND, URGENT, Job
 from .outcomes import Outcomes
 from .queue import JobQueue
-from .remote_batch import Batch, BatchResult, as_asked, had_no_room, light
+from .remote_batch import Batch, BatchResult, had_no_room, light, returned_to
 from .reporter import Reporter
 from .share import Share, kind_of, part_of
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from distributed import Future
 
 IDLE_SECONDS = 300.0
-"""Without work for so long processes that were started here are given back, with the memory of their GPUs."""
+"""After this long without work, the processes that were started here end and free the memory of their GPUs."""
 GONE_SECONDS, FIRST_SECONDS = 10.0, 120.0
-"""Without a worker for so long the scan goes on in this process: one that is started anew takes about two seconds, but
-where none has come yet they may be about to be started."""
+"""After this long without a worker the scan goes on in this process: GONE_SECONDS if there was one, as a restart takes
+about two seconds; FIRST_SECONDS if none has come yet, as somebody may be about to start them."""
 MOST_KILLS = 3
 _DEADLY = {
     "cpu": "it may need more memory than they have",
@@ -42,7 +42,7 @@ Needs: TypeAlias = tuple[str, ...]
 
 @dataclass(eq=False, slots=True)
 class Flight:
-    """A batch on its way."""
+    """A batch that a worker was sent and has not answered yet."""
 
     worker: Worker
     jobs: list[Job]
@@ -53,15 +53,15 @@ class Flight:
     has_begun: bool = False
 
     @property
-    def asked(self) -> list[tuple[Projection, Job]]:
-        return [(projection, job) for job in self.jobs for projection in job.projections]
+    def projections(self) -> list[Projection]:
+        return [projection for job in self.jobs for projection in job.projections]
 
 
 @dataclass(eq=False, slots=True)
 class Worker:
-    """A worker process, its batches in the order in which it solves them, and what it cannot take and why.
+    """A worker process, its batches in the order in which it solves them, and the files that it refuses and why.
 
-    It is `warming` until it has all that its first batch needs.
+    It is `warming` until it has loaded what its first batch needs.
     """
 
     address: str
@@ -72,11 +72,11 @@ class Worker:
 
     @property
     def cost(self) -> float:
-        """Of what it has; see Projection.cost."""
+        """The sum of Projection.cost over its batches."""
         return sum(flight.cost for flight in self.flights)
 
     def takes(self, job: Job) -> bool:
-        """Whether it may be sent one more. What workers died of it solves alone."""
+        """Return whether it may be sent this job now. A job that workers died with is solved without any other."""
         if any(j.kills for flight in self.flights for j in flight.jobs):
             return False
         if job.kills:
@@ -92,21 +92,23 @@ class Far:
         self._command = tuple(sys.argv)
         self._changed = threading.Condition()
         self._workers: dict[str, Worker] = {}
-        self._is_stale = True
+        self._is_stale = self._has_scheduler = True
         self._given_up = self._had_any = False
-        self._landing = 0
+        self._handling = 0
         self._last_seen = self._last_busy = time.monotonic()
 
     def run(self) -> str:
-        """Until the queue is closed or there was no work for IDLE_SECONDS: "", or why this process has to go on alone.
+        """Serve the queue until it is closed or had no work for IDLE_SECONDS, then return "".
 
-        What was on its way and did not come back waits in the queue again.
+        If no worker can be had any more, return the reason: this process has to go on alone. Batches that were sent and
+        not answered wait in the queue again.
         """
         self._cluster.on_change(self._call_stale)
         self._queue.elsewhere(True)
         try:
             while True:
-                if reason := self._look_around():
+                self._update_workers()
+                if reason := self._why_no_workers():
                     return reason
                 jobs = self._queue.next_share(self._is_free, self._cut, _TICK)
                 if jobs is None:
@@ -122,18 +124,18 @@ class Far:
             self._cluster.no_more(self._call_stale)
 
     def withdraw(self) -> list[Projection]:
-        """Take back what no worker has begun; returns it."""
+        """Take back and return what no worker has begun."""
         with self._changed:
             waiting = [f for worker in self._workers.values() for f in worker.flights if not f.has_begun]
         waiting = [flight for flight in waiting if self._claim(flight)]
-        dropped = [projection for flight in waiting for projection, _ in flight.asked]
+        dropped = [projection for flight in waiting for projection in flight.projections]
         for flight in waiting:
             for job in flight.jobs:
                 self._queue.solved(job)
         return dropped
 
     def give_up(self) -> None:
-        """Wait no longer for what runs."""
+        """Stop waiting for running batches."""
         with self._changed:
             self._given_up = True
             self._changed.notify_all()
@@ -142,39 +144,48 @@ class Far:
         self._is_stale = True
         self._queue.wake()
 
-    def _look_around(self) -> str:
-        """See which workers came and went; returns why none can be had any more."""
-        if self._is_stale or not self._workers:
-            self._is_stale = False
-            found = self._cluster.workers()
-            if found is None:
-                return "the Dask scheduler is gone"
-            with self._changed:
-                gone = [self._workers.pop(address) for address in self._workers.keys() - found.keys()]
-                for address in found.keys() - self._workers.keys():
-                    self._workers[address] = Worker(address, found[address])
-                    self._warm(self._workers[address])
-                self._reporter.devices = tuple(sorted(worker.name for worker in self._workers.values()))
-                self._say_what_starts()
-            for worker in gone:
-                self._mourn(worker)
+    def _update_workers(self) -> None:
+        """Look which workers came and went, if any may have or there are none."""
+        if self._workers and not self._is_stale:
+            return
+        self._is_stale = False
+        found = self._cluster.workers()
+        self._has_scheduler = found is not None
+        if found is None:
+            return
+        with self._changed:
+            gone = [self._workers.pop(address) for address in self._workers.keys() - found.keys()]
+            for address in found.keys() - self._workers.keys():
+                self._workers[address] = Worker(address, found[address])
+                self._warm(self._workers[address])
+            self._reporter.devices = tuple(sorted(worker.name for worker in self._workers.values()))
+            self._say_what_starts()
+        for worker in gone:
+            self._mourn(worker)
+
+    def _why_no_workers(self) -> str:
+        """Why no worker can be had any more, "" as long as there is one or one may come."""
+        if not self._has_scheduler:
+            return "the Dask scheduler is gone"
         now = time.monotonic()
         if self._workers:
             self._last_seen, self._had_any = now, True
-            with self._changed:
-                refused = set.intersection(*(set(worker.refuses) for worker in self._workers.values()))
-                reasons = {worker.refuses[needs] for worker in self._workers.values() for needs in refused}
-            return (
-                f"no worker can take {', '.join(next(iter(refused)))} ({'; '.join(sorted(reasons))})" if refused else ""
-            )
+            return self._why_refused()
         if not self._had_any:
             self._outcomes.note(f"the scheduler has no worker yet: waiting {FIRST_SECONDS:.0f} s for one")
         if now - self._last_seen <= (GONE_SECONDS if self._had_any else FIRST_SECONDS):
             return ""
         return "all worker processes are gone" if self._had_any else "the scheduler has no worker"
 
+    def _why_refused(self) -> str:
+        """Why files that are needed are refused by every worker, "" if there are none."""
+        with self._changed:
+            refused = set.intersection(*(set(worker.refuses) for worker in self._workers.values()))
+            reasons = {worker.refuses[needs] for worker in self._workers.values() for needs in refused}
+        return f"no worker can take {', '.join(next(iter(refused)))} ({'; '.join(sorted(reasons))})" if refused else ""
+
     def _warm(self, worker: Worker) -> None:
-        """Have a worker that came make itself ready, before its first batch or beside it."""
+        """Have a new worker load what it needs, before its first batch or during it."""
         worker.warming = self._cluster.warm(worker.address)
         worker.warming.add_done_callback(partial(self._warmed, worker))
 
@@ -184,7 +195,7 @@ class Far:
             self._say_what_starts()
 
     def _say_what_starts(self) -> None:
-        """What is waited for while no GPU can solve yet."""
+        """Report what the workers load, as long as none can solve yet."""
         cold = [
             worker.name for worker in self._workers.values() if worker.warming is not None and "cuda" in worker.name
         ]
@@ -192,7 +203,7 @@ class Far:
         self._reporter.starts(f"{', '.join(cold)}: torch, CUDA and kernels are loaded" if cold and is_all else "")
 
     def _mourn(self, worker: Worker) -> None:
-        """What a worker that died had waits again, each job of it by itself; what MOST_KILLS died of fails."""
+        """Let the jobs of a dead worker wait again, each in a batch without others; fail those that MOST_KILLS had."""
         for flight in list(worker.flights):
             if not self._claim(flight):
                 continue
@@ -216,7 +227,7 @@ class Far:
         return self._worker_for(job) is not None
 
     def _worker_for(self, job: Job) -> Worker | None:
-        """The one that has least to do of those that take this job."""
+        """The worker with the least to do among those that take this job, None if there is none."""
         needs = job.needs
         with self._changed:
             able = [worker for worker in self._workers.values() if needs not in worker.refuses]
@@ -225,8 +236,8 @@ class Far:
             return min(able, key=lambda w: (len(w.flights), w.cost, w.name), default=None)
 
     def _cut(self, first: Job, waiting: float, under_way: float) -> Callable[[Job], bool] | None:
-        """What says of job after job whether it goes into the batch of which `first` is the first; None for no batch
-        before another one is done."""
+        """The function that JobQueue.next_share calls to fill a batch that begins with `first`; None if there shall be
+        no batch before another one is done."""
         worker = self._worker_for(first)
         if worker is None:  # see _send
             return None
@@ -250,52 +261,52 @@ class Far:
         if not jobs:
             return
         worker = self._worker_for(jobs[0])
-        if worker is None:  # it has refused another batch since it was found to be free
+        if worker is None:  # the free one has meanwhile refused another batch
             self._queue.put_back(jobs)
             return
         models = tuple(checkpoint.elsewhere for checkpoint in jobs[0].checkpoints)
-        asked = tuple(light(projection) for job in jobs for projection in job.projections)
+        projections = tuple(light(projection) for job in jobs for projection in job.projections)
         is_last = worker.name in jobs[0].no_room
-        batch = Batch(models, asked, self._command, jobs[0].priority == URGENT, is_again, is_last)
+        batch = Batch(models, projections, self._command, jobs[0].priority == URGENT, is_again, is_last)
         flight = Flight(worker, jobs, batch, jobs[0].needs, sum(job.cost for job in jobs))
         with self._changed:
             worker.flights.append(flight)
         self._begin(worker)
         flight.future = self._cluster.submit(batch, worker.address, f"rankscope-{uuid.uuid4().hex}")
-        flight.future.add_done_callback(partial(self._landed, flight))
+        flight.future.add_done_callback(partial(self._answered, flight))
 
     def _begin(self, worker: Worker) -> None:
-        """Tell that the first of a worker's batches is being solved."""
+        """Report that the first of a worker's batches is being solved."""
         with self._changed:
             if not worker.flights or worker.flights[0].has_begun:
                 return
             flight = worker.flights[0]
             flight.has_begun = True
         told = SolvingAgain if flight.batch.is_again else Started
-        for projection, _ in flight.asked:
+        for projection in flight.projections:
             self._reporter.tell(told(projection, worker.name))
 
-    def _landed(self, flight: Flight, future: Future[Any]) -> None:
-        """A batch has come back, from a thread of Dask's."""
+    def _answered(self, flight: Flight, future: Future[Any]) -> None:
+        """Handle an answered batch. Dask calls this from one of its threads."""
         try:
             answer: BatchResult | None = future.result()
-        except Exception as error:  # noqa: BLE001 - of the worker, or of the way to it
+        except Exception as error:  # noqa: BLE001 - whatever the worker or the connection raised
             if future.cancelled() or future.status in ("cancelled", "lost"):
                 answer = None
             else:
                 answer = BatchResult(refused=f"{type(error).__name__}: {error}")
         with self._changed:
-            self._landing += 1
+            self._handling += 1
         try:
             if self._claim(flight):
-                self._came_back(flight, answer)
+                self._handle_answer(flight, answer)
         finally:
             with self._changed:
-                self._landing -= 1
+                self._handling -= 1
                 self._changed.notify_all()
 
-    def _came_back(self, flight: Flight, answer: BatchResult | None) -> None:
-        """Take in what a worker made of a batch, None where it was lost, once the worker has its next one."""
+    def _handle_answer(self, flight: Flight, answer: BatchResult | None) -> None:
+        """Let the worker begin its next batch, then process the answer, None if the batch was lost."""
         if answer is not None and answer.refused:
             self._refused(flight, answer.refused)
         self._begin(flight.worker)
@@ -303,7 +314,7 @@ class Far:
         if answer is None:
             self._queue.put_back(flight.jobs)
         elif not answer.refused:
-            self._take_in(flight, answer)
+            self._keep_results(flight, answer)
 
     def _refused(self, flight: Flight, reason: str) -> None:
         with self._changed:
@@ -311,7 +322,7 @@ class Far:
         self._outcomes.note(f"{flight.worker.name} is not used for this: {reason}")
         self._queue.put_back(flight.jobs)
 
-    def _take_in(self, flight: Flight, answer: BatchResult) -> None:
+    def _keep_results(self, flight: Flight, answer: BatchResult) -> None:
         spectra = {spectrum.projection.key: spectrum for spectrum in answer.spectra}
         failures = dict(answer.failures)
         for notice in answer.notices:
@@ -320,10 +331,10 @@ class Far:
             self._outcomes.budget.took(flight.worker.name, answer.seconds)
         for job in flight.jobs:
             if not flight.batch.is_again and not flight.batch.is_last:
-                self._hand_on(flight, job, failures)
+                self._requeue_without_room(flight, job, failures)
             for projection in job.projections:
                 found = spectra.get(projection.key)
-                kept = None if found is None else as_asked(found, projection)
+                kept = None if found is None else returned_to(projection, found)
                 if flight.batch.is_again:
                     self._outcomes.keep_again(projection, kept, job.cost, answer.seconds)
                 elif kept is not None:
@@ -334,15 +345,15 @@ class Far:
                 self._reporter.fetched(sum(part.tensor.stored_bytes for part in job.parts))
             self._queue.solved(job)
 
-    def _hand_on(self, flight: Flight, job: Job, failures: dict[str, str]) -> None:
-        """Have another worker do what this one had no memory for."""
+    def _requeue_without_room(self, flight: Flight, job: Job, failures: dict[str, str]) -> None:
+        """Queue for other workers what this one had too little memory for."""
         lost = [p for p in job.projections if had_no_room(failures.get(p.key, ""))]
         if lost:
             self._queue.add_again(job, lost, job.no_room | {flight.worker.name})
             job.projections = [p for p in job.projections if p not in lost]
 
     def _claim(self, flight: Flight) -> bool:
-        """Whether a flight was still on its way; from now on it is not."""
+        """Remove a batch from its worker; return whether it was still there, so that only one caller handles it."""
         with self._changed:
             is_there = flight in flight.worker.flights
             if is_there:
@@ -362,8 +373,8 @@ class Far:
             self._changed.wait_for(lambda: self._given_up or self._is_quiet())
 
     def _is_quiet(self) -> bool:
-        """Whether no batch is on its way, or being handed to the sink."""
-        return not self._landing and not any(worker.flights for worker in self._workers.values())
+        """Return whether no batch is out, and no answer is being processed."""
+        return not self._handling and not any(worker.flights for worker in self._workers.values())
 
     def _is_idle_too_long(self) -> bool:
         if not self._queue.is_idle():

@@ -1,4 +1,4 @@
-"""A stored tensor that is to be read, with what is wanted of it: the jobs that the queue orders."""
+"""The jobs that the queue orders: a stored tensor to be read, and the projections to be solved from it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ..formats.tensor import Tensor
 from ..spectrum import Projection
 
 URGENT, SCAN, SECOND = 0, 1, 2
-"""What goes before what; SECOND is a second time, after all else."""
+"""Priorities, in order; SECOND is for solving a projection a second time, after all else."""
 
 _NOT_READ = threading.Event()
-"""Of a job that nobody reads yet: one for each of 45,000 jobs would be a third of what queueing them takes."""
+"""Shared by all jobs that nobody reads yet: an event for each of 45,000 jobs would take a third of the queueing."""
 
 TensorPlace: TypeAlias = tuple[str, str]
-"""Where a tensor lies: the identity of the file, its name there."""
+"""Where a tensor lies: the identity of the file, and the tensor's name in it."""
 
 
 @dataclass(slots=True)
 class Job:
     """The wanted projections of one stored tensor, which is read once for all of them, to one device.
 
-    Derived ones may need more tensors, of this checkpoint or of others. Each of these is a job `beside` this one: its
-    projections are the parents in it, and it is read and let go with this one. `seen` is the digest of the tensor's
-    bytes, `fault` the sentence that says why it could not be read. `withdrawn` tells whoever reads it that none is
-    wanted any more. `kills` counts the worker processes that died of it, or beside it,
-    `no_room` are those that had no memory for it.
+    Derived projections may need more tensors, from this checkpoint or others. Each of these is a job in `beside`: its
+    projections are the parents in that tensor, and it is read and freed with this one. `seen` is the digest of the
+    tensor's bytes, `fault` the sentence that says why it could not be read. `withdrawn` is set once none of its
+    projections is wanted any more. `kills` counts the worker processes that died while they had it, `no_room` names
+    those that had too little memory.
     """
 
     priority: int
@@ -49,19 +49,19 @@ class Job:
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """Those that it reads, each once, its own first."""
+        """The checkpoints that it reads, each once, first that of its tensor."""
         return tuple({id(part.checkpoint): part.checkpoint for part in (self, *self.beside)}.values())
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The names of what another process has to open for it: checkpoints, and files of second moments."""
+        """The names of the checkpoints and files of second moments that another process has to open for it."""
         made = (p.derived.operands for p in self.projections if p.derived is not None)
         files = dict.fromkeys(operand.file for operands in made for operand in operands if operand.file)
         return (*(checkpoint.elsewhere for checkpoint in self.checkpoints), *files)
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether a worker process died of it or had no room for it: it is then sent by itself."""
+        """Whether a worker process died with it or had no room for it; it is then sent in a batch without others."""
         return bool(self.kills or self.no_room)
 
     @property
@@ -75,52 +75,52 @@ class Job:
 
     @property
     def parts(self) -> tuple[Job, ...]:
-        """Itself and those beside it that its projections need: an urgent job may have taken some of them over."""
+        """This job and those in `beside` that its projections still need: an urgent job may have taken some over."""
         if not self.beside:
             return (self,)
         needed = {place for p in self.projections for place in places_of(p)}
         return tuple(job for job in (self, *self.beside) if job.place in needed)
 
     def part(self, parent: Projection) -> Job:
-        """Of itself and those beside it, the job of the tensor in which this parent of its projections lies."""
+        """The job, this one or one in `beside`, whose tensor holds this parent."""
         if not self.beside:
             return self
         return next(job for job in (self, *self.beside) if job.place == place_of(parent))
 
     def fault_of(self, projection: Projection) -> str:
-        """Why a projection's weights could not be read, with the parent of a derived one named; "" where they were."""
+        """Why the weights of a projection, or of a named parent of it, could not be read; "" if they could."""
         for parent in projection.parents:
             if fault := self.part(parent).fault:
                 return fault if parent is projection else f"{parent.label}: {fault}"
         return ""
 
     def let_go(self) -> None:
-        """Free the memory."""
+        """Free the memory of its weights."""
         for job in (self, *self.beside):
             job.weights = None
 
     def room_on(self, device: str) -> int:
-        """Bytes of the weights of all its tensors in a device's memory."""
+        """How many bytes the weights of all its tensors take in a device's memory."""
         return sum(job.bytes_on(device) for job in self.parts)
 
     def bytes_on(self, device: str) -> int:
-        """What its weights take in a device's memory."""
+        """How many bytes the weights of its first tensor take in a device's memory."""
         return self.checkpoint.bytes_on(device, self.tensor)
 
     @property
     def bytes_to_fetch(self) -> int:
-        """What comes of all its tensors from a server."""
+        """How many bytes of its tensors come from a server."""
         files = ((part.tensor, part.checkpoint.stamps.get(part.tensor.file)) for part in self.parts)
         return sum(tensor.stored_bytes for tensor, file in files if isinstance(file, RemoteFile))
 
     @property
     def cost(self) -> float:
-        """Of its projections, see Projection.cost."""
+        """The sum of Projection.cost over its projections."""
         return sum(p.cost for p in self.projections)
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """The smaller side of each projection, in ascending order: jobs of equal ones fit into one batch."""
+        """The smaller side of each projection, in ascending order; jobs with equal sides fit into one batch."""
         return tuple(sorted(p.count for p in self.projections))
 
 
@@ -129,12 +129,12 @@ def place_of(projection: Projection) -> TensorPlace:
 
 
 def places_of(projection: Projection) -> tuple[TensorPlace, ...]:
-    """Of the tensors that are read for it, each once."""
+    """The places of the tensors that a projection needs, each once."""
     return tuple(dict.fromkeys(map(place_of, projection.parents)))
 
 
 def grouped(projections: Iterable[Projection]) -> Iterator[tuple[tuple[TensorPlace, ...], list[Projection]]]:
-    """The projections by the tensor that is read for them; tensors that one of them joins are one group."""
+    """Group projections by the tensor that they need; if one needs several tensors, these make one group."""
     groups: dict[TensorPlace, list[Projection]] = {}
     joined: dict[TensorPlace, tuple[TensorPlace, ...]] = {}  # each place of a group of several -> all of them
     for projection in projections:
@@ -165,7 +165,7 @@ def find(place: TensorPlace, opened: Sequence[tuple[Checkpoint, Mapping[str, Ten
 
 
 def beside_of(job: Job, checkpoint: Checkpoint, tensor: Tensor) -> Job:
-    """The job of one more tensor that the projections of this one need."""
+    """The job for one more tensor that the projections of `job` need."""
     parents = {parent.key: parent for p in job.projections for parent in p.parents}
     here = tensor.source.identity, tensor.name
     return Job(job.priority, job.number, checkpoint, tensor, [p for p in parents.values() if place_of(p) == here])

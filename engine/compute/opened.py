@@ -1,4 +1,4 @@
-"""What a worker process has opened: the checkpoints that a batch names, and the second moments of its projections."""
+"""What a worker process opens for a batch: the checkpoints that it names, and the operands of its projections."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .job import find, place_of
 
 
 class RefusedError(Exception):
-    """A worker cannot take a batch, nor any other of these files: one sentence."""
+    """A worker can take neither this batch nor any other that needs the same files; the message is one sentence."""
 
 
 class OpenedCheckpoints:
-    """The checkpoints of a batch as this process has opened them, and what loads the operands of its projections."""
+    """The checkpoints of a batch, opened by this process, and the sources of its projections' operands."""
 
     def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
         self.checkpoints = tuple(checkpoints)
@@ -35,10 +35,10 @@ class OpenedCheckpoints:
         self._biases: dict[int, Biases] = {}
 
     def whole(self, projection: Projection) -> Projection:
-        """A projection that has travelled, with operands that load.
+        """A projection that came from another process, with operands that can be loaded here.
 
         Raises:
-            RefusedError: its tensor lies in no file here, or its second moments are in none.
+            RefusedError: no file here holds its tensor, or its operands.
         """
         homes = [self._home(parent) for parent in projection.parents]
         made = projection.derived
@@ -60,7 +60,8 @@ class OpenedCheckpoints:
             raise RefusedError(f"{named} is another file there: a copy with a time or content of its own") from None
 
     def _operands(self, file: str, projection: Projection, homes: Sequence[Checkpoint]) -> dict[str, Operand]:
-        """What a file of second moments says of a projection and its parents, or norms and biases of its checkpoint."""
+        """The operands, by digest, that a file of second moments, or ("") the norms and biases of the checkpoint, hold
+        for the parents of a projection."""
         found: dict[str, Operand] = {}
         for parent, home in zip(projection.parents, homes, strict=True):
             for operands in (self._moment, *((self._gain, self._bias) if not file else ())):
@@ -88,10 +89,10 @@ class OpenedCheckpoints:
 
 
 def _weighting_of(file: str, home: Checkpoint) -> Weighting:
-    """What an operand's file stands for; see Operand.
+    """The weighting that Operand.file names.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: it cannot be opened.
     """
     if not file:
         return NormWeighting(home)

@@ -1,4 +1,4 @@
-"""What becomes of what was solved, wherever that was: kept by the sink and told, solved a second time, or failed."""
+"""What happens to each solved projection, wherever it was solved: saved, queued for a second pass, or failed."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from .reporter import Reporter
 from .second_pass import Budget, is_ill_conditioned
 
 _BESIDE_VALUES = 2048
-"""Bytes that a spectrum takes in memory beside its values."""
+"""How many bytes a spectrum takes in memory in addition to its values."""
 
 
 class Sink(Protocol):
     """Where spectra go. `put` resolves once the spectrum is safe on disk."""
 
     def has(self, key: str) -> bool:
-        """Whether a valid spectrum of this content key is saved."""
+        """Return whether a valid spectrum with this content key is saved."""
         ...
 
     def put(self, spectrum: Spectrum) -> Future[None]:
-        """Save a spectrum; the future resolves after fsync, with an OSError where that failed."""
+        """Save a spectrum; the future resolves after fsync, with an OSError if that failed."""
         ...
 
     def listen(self, tell: Callable[[str], None]) -> None:
-        """Have `tell` called with a line that says why nothing can be saved for now, and with "" once it can."""
+        """Have `tell` called with a line that says why nothing can be saved for now, and with "" once saving works."""
         ...
 
     def look(self) -> bool:
-        """See what other processes have saved; whether any has while this sink was open."""
+        """Look for what other processes have saved; return whether any has while this sink was open."""
         ...
 
 
 class Outcomes:
-    """Hands spectra to the sink and tells what became of each projection. Any thread may call.
+    """Hands spectra to the sink and reports what became of each projection. Any thread may call.
 
-    `again`: the keys that were asked for although they are saved. With `solves_again` what is ill-conditioned is queued
+    `again`: the keys to recompute although they are saved. With `solves_again`, ill-conditioned projections are queued
     to be solved a second time.
     """
 
@@ -54,7 +54,7 @@ class Outcomes:
         self._noted: set[str] = set()
 
     def note(self, text: str) -> None:
-        """Say it once: the workers of a device find the same."""
+        """Report a line to the user, but only once: several workers of a device find the same."""
         with self._lock:
             new = text not in self._noted
             self._noted.add(text)
@@ -62,11 +62,11 @@ class Outcomes:
             self._reporter.tell(Notice(text))
 
     def is_found(self, projection: Projection) -> bool:
-        """Whether another process has saved it since it was asked for."""
+        """Return whether another process has saved it since it was submitted."""
         return projection.key not in self.again and self._sink.has(projection.key)
 
     def look(self, jobs: list[Job]) -> None:
-        """Leave out what other processes have saved; where there are any, go on in another order than they."""
+        """Remove from `jobs` what other processes have saved; if there are any, go on in another order than they do."""
         if self._sink.look():
             self._queue.scatter()
         for job in jobs:
@@ -76,7 +76,7 @@ class Outcomes:
                 self._reporter.tell(AlreadyStored(projection))
 
     def keep(self, spectrum: Spectrum, job: Job) -> None:
-        """Save what was solved of a job."""
+        """Save a spectrum that was solved for a job."""
         projection = spectrum.projection
         self._reporter.tell(Computed(spectrum))
         self.again.discard(projection.key)
@@ -90,7 +90,7 @@ class Outcomes:
         self._put(spectrum, saved, lambda error: self.fail([projection], _unsaved(error)))
 
     def keep_again(self, projection: Projection, found: Spectrum | None, cost: float, seconds: float) -> None:
-        """Save what the second time gave, None for nothing; it took so many seconds."""
+        """Save the result of a second pass that took `seconds`; None if there was none."""
         self.budget.spend(cost, seconds)
         self._reporter.seconds_again = self.budget.spent
         if found is None:
@@ -103,12 +103,12 @@ class Outcomes:
         )
 
     def fail(self, projections: Iterable[Projection], reason: str) -> None:
-        """These have no spectrum."""
+        """Report that these have no spectrum, and why."""
         for projection in projections:
             self._reporter.tell(Failed(projection, reason))
 
     def _put(self, spectrum: Spectrum, saved: Callable[[], None], unsaved: Callable[[BaseException], None]) -> None:
-        """Hand to the sink; one of the two is called when it is on the disk, or cannot be."""
+        """Hand a spectrum to the sink; call `saved` once it is on the disk, `unsaved` if it cannot be saved."""
         size = spectrum.values.nbytes + _BESIDE_VALUES
 
         def done(future: Future[None]) -> None:
@@ -130,7 +130,7 @@ class Outcomes:
 
 
 def _unsaved(error: BaseException) -> str:
-    """Why a spectrum cannot be saved: the same words for all that share the reason."""
+    """Why a spectrum cannot be saved, in the same words for all that share the reason."""
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be saved: {error.strerror}" + (f" ({error.filename})" if error.filename else "")
     return f"cannot be saved: {error}"

@@ -1,4 +1,4 @@
-"""The engine's queue: by priority, one stored tensor a job, with a bounded number of bytes read ahead."""
+"""The engine's queue: jobs by priority, one for each stored tensor, with a bounded number of bytes read ahead."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..checkpoint.open import Checkpoint
 from ..spectrum import Projection
+from .full_batch import choose_batch
 from .job import SCAN, SECOND, URGENT, Job, beside_of, find, grouped
 
 _MAX_READY = 64
 MOST_UNSAVED = 64 * 2**20
-"""Bytes of spectra that may wait to be saved. With more, none are solved: the disk is full, or slow."""
+"""How many bytes of spectra may wait to be saved. With more, nothing is solved: the disk is full or slow."""
 
 
 class JobQueue:
     """Waiting jobs -> read -> ready jobs -> solved. Thread-safe, for any number of threads that read and solve;
-    `close` ends both `next_` calls.
+    `close` ends all `next_` calls.
 
-    `budgets`: the bytes of weights that may lie in each device's memory, read or being solved. A key stands in
-    one job only. Asked for again with more urgency while it waits or is ready, it
-    moves: into a new urgent job, or its ready job becomes urgent.
+    `budgets`: how many bytes of weights may lie in each device's memory, read or being solved. A key is in one job
+    only. If it is added again as urgent, it moves into a new urgent job while it waits; if it is read already, or being
+    read, its job becomes urgent.
     """
 
     def __init__(self, budgets: Mapping[str, int] | None = None) -> None:
@@ -51,7 +53,7 @@ class JobQueue:
         urgent: bool,
         others: Sequence[Checkpoint] = (),
     ) -> list[Projection]:
-        """Queue projections, grouped by what is read for them; returns those that were not queued before.
+        """Queue projections, grouped by the tensors that they need; return those that were not queued before.
 
         Raises:
             KeyError: a parent lies neither in `checkpoint` nor in one of `others`.
@@ -80,8 +82,10 @@ class JobQueue:
         return fresh
 
     def add_second(self, solved: Job, projection: Projection) -> bool:
-        """Queue a projection of a job that was solved once more, for when nothing else is queued or under way; False
-        since `clear_second`, until more is added."""
+        """Queue a projection of a solved job again, for when nothing else is queued or under way.
+
+        Return False, and do nothing, after `clear_second` until `add` is called.
+        """
         opened = [(job.checkpoint, {job.tensor.name: job.tensor}) for job in (solved, *solved.beside)]
         with self._changed:
             if not self._takes_second:
@@ -94,7 +98,7 @@ class JobQueue:
             return True
 
     def clear_second(self) -> list[Projection]:
-        """Withdraw what was to be solved a second time and is not yet being solved; returns it."""
+        """Withdraw and return what waits to be solved a second time."""
         with self._changed:
             self._takes_second = False
             begun = [job for job in (*self._reading, *self._ready) if job.priority == SECOND]
@@ -108,21 +112,22 @@ class JobQueue:
         return dropped
 
     def holds(self, key: str) -> bool:
-        """Whether a key waits, is being read, or is ready."""
+        """Return whether a key waits, is being read, or is ready."""
         with self._changed:
             return key in self._owner
 
     def open(self, budgets: Mapping[str, int]) -> None:
-        """These devices will solve: from now on there is room."""
+        """Set the devices that will solve, with their budgets: reading can begin."""
         with self._changed:
             self._budgets = dict(budgets)
             self._changed.notify_all()
 
     def next_to_read(self) -> Job | None:
-        """The most urgent waiting job, once a device has room for its bytes: the one with the least to do.
+        """The most urgent waiting job, once a device has room for its bytes; None when closed.
 
-        The first urgent job does not wait for room, nor does any job while nothing else is in a device's memory.
-        What is solved a second time comes when there is nothing else to do, one after the other. None when closed.
+        Of several such devices it goes to the one with the least to do. The first urgent job does not wait for room,
+        nor does any job while nothing else is in a device's memory. What is solved a second time comes when there is
+        nothing else to do, one after the other.
         """
         with self._changed:
             while not self._closed:
@@ -135,7 +140,7 @@ class JobQueue:
         return None
 
     def elsewhere(self, is_so: bool) -> None:
-        """Whether what waits is solved by other processes: then the largest matrices go first, equal ones together."""
+        """Say whether other processes solve what waits: then the largest matrices go first, equal ones together."""
         with self._changed:
             self._largest_first = is_so
             self._order([job for _, job in self._waiting])
@@ -146,11 +151,11 @@ class JobQueue:
         cut: Callable[[Job, float, float], Callable[[Job], bool] | None],
         timeout: float,
     ) -> list[Job] | None:
-        """Waiting jobs of one priority and of the same models for a worker elsewhere, [] where none comes in time.
+        """Waiting jobs of one priority and the same models, for a worker process; [] after `timeout`, None when closed.
 
-        The first job comes once `is_free` of it; `cut` is then given it with the cost of all that wait and of all that
-        are being solved, and what it returns says of job after job whether that comes too; None: not yet. None when
-        closed. Nothing is handed out while MOST_UNSAVED bytes wait to be saved.
+        `is_free(job)` says whether a worker can take the first job. Then `cut(job, waiting cost, cost being solved)`
+        returns a function that says of job after job whether it joins the batch, or None for no batch yet. Nothing is
+        handed out while MOST_UNSAVED bytes wait to be saved.
         """
         until = time.monotonic() + timeout
         with self._changed:
@@ -172,30 +177,30 @@ class JobQueue:
         return None
 
     def wake(self) -> None:
-        """Have `next_share` ask again whether there is a free worker."""
+        """Have `next_share` check again whether a worker is free."""
         with self._changed:
             self._changed.notify_all()
 
     def waiting_cost(self) -> float:
-        """Projection.cost of all that wait."""
+        """The sum of Projection.cost over what waits."""
         with self._changed:
             return sum(job.cost for _, job in self._waiting)
 
     def is_over(self) -> bool:
-        """Whether it is closed, or has nothing to do."""
+        """Return whether it is closed or has nothing to do."""
         with self._changed:
             if self._closed:
                 return True
         return self.is_idle()
 
     def is_idle(self) -> bool:
-        """Whether nothing waits, is read, ready, solved, or to be solved again."""
+        """Return whether nothing waits, is being read, is ready, is being solved, or will be solved again."""
         with self._changed:
             waiting = any(job.projections for _, job in self._waiting)
             return not (waiting or self._reading or self._ready or self._solving or self._second)
 
     def put_back(self, jobs: Iterable[Job]) -> None:
-        """Jobs that nobody solves after all wait again."""
+        """Let jobs wait again that were handed out and not solved."""
         with self._changed:
             for job in jobs:
                 self._solving.remove(job)
@@ -208,7 +213,7 @@ class JobQueue:
             self._changed.notify_all()
 
     def add_again(self, solved: Job, projections: list[Projection], no_room: set[str]) -> None:
-        """These of a job that was tried wait again, for a worker that is not among those without room."""
+        """Queue projections of a job that was tried again, for workers that are not in `no_room`."""
         with self._changed:
             job = replace(solved, projections=projections, no_room=no_room)
             for projection in projections:
@@ -216,7 +221,7 @@ class JobQueue:
             heapq.heappush(self._waiting, (self._rank(job), job))
 
     def _take(self, takes: Callable[[Job], bool]) -> list[Job]:
-        """The first jobs that wait, of the first one's models and priority, as long as they are taken."""
+        """Remove and return the first waiting jobs, of one priority and the same models, as long as `takes` them."""
         taken: list[Job] = []
         while self._waiting:
             job = self._waiting[0][1]
@@ -250,7 +255,7 @@ class JobQueue:
         return job
 
     def loaded(self, job: Job, weights: object, seen: str) -> None:
-        """What the job's projections need is in memory; a job that has none left is let go."""
+        """Make a job ready whose weights are in memory, or free it if none of its projections is wanted any more."""
         with self._changed:
             self._reading.remove(job)
             job.weights, job.seen = weights, seen
@@ -261,7 +266,7 @@ class JobQueue:
             self._changed.notify_all()
 
     def drop_faulty(self, job: Job) -> list[Projection]:
-        """Part of a job that is being read could not be read: its projections that need that part leave it."""
+        """Remove and return the projections of a job for which one of its tensors could not be read."""
         with self._changed:
             lost = [p for p in job.projections if job.fault_of(p)]
             job.projections = [p for p in job.projections if not job.fault_of(p)]
@@ -269,11 +274,9 @@ class JobQueue:
             return lost
 
     def next_batch(self, device: str, limit_of: Callable[[int], int]) -> list[Job]:
-        """A device's ready jobs of one priority whose projections have the same smaller sides; empty when closed.
+        """The ready jobs of a device to solve next (see full_batch), once there are any; [] when closed.
 
-        At most `limit_of(side)` projections of each side, and at least one job. Urgent jobs go first and wait for
-        nothing. Of a scan's, the first batch that is full; while none is, it waits for what is being read or
-        has room to be, and then takes the fullest. Nothing is handed out while MOST_UNSAVED bytes wait to be saved.
+        Nothing is handed out while MOST_UNSAVED bytes wait to be saved.
         """
         with self._changed:
             while not self._closed:
@@ -288,25 +291,16 @@ class JobQueue:
         return []
 
     def _choose(self, device: str, limit_of: Callable[[int], int]) -> list[Job]:
-        """The batch to solve now; empty to wait."""
-        ready = sorted((job for job in self._ready if job.device == device), key=lambda j: j.rank)
-        if not ready:
-            return []
-        ready = [job for job in ready if job.priority == ready[0].priority]
-        groups: dict[tuple[int, ...], list[Job]] = {}
-        for job in ready:
-            groups.setdefault(job.sides, []).append(job)
-        limits = {sides: _jobs_of(sides, limit_of) for sides in groups}
-        if ready[0].priority == URGENT:
-            return groups[ready[0].sides][: limits[ready[0].sides]]
-        fullest = max(groups, key=lambda sides: min(1.0, len(groups[sides]) / limits[sides]))
-        coming = any(job.device == device for job in self._reading) or self._can_read(device)
-        if len(groups[fullest]) < limits[fullest] and coming:
-            return []
-        return groups[fullest][: limits[fullest]]
+        """The batch to solve now; [] to wait."""
+        ready = [job for job in self._ready if job.device == device]
+        return choose_batch(ready, limit_of, partial(self._is_more_coming, device))
+
+    def _is_more_coming(self, device: str) -> bool:
+        """Whether a job is being read to a device, or has room to be."""
+        return any(job.device == device for job in self._reading) or self._can_read(device)
 
     def count_unsaved(self, size: int) -> None:
-        """So many bytes more of spectra wait to be saved, or, below zero, fewer."""
+        """Count `size` more bytes of spectra that wait to be saved; a negative size for saved ones."""
         with self._changed:
             was_much = self._unsaved >= MOST_UNSAVED
             self._unsaved += size
@@ -314,7 +308,7 @@ class JobQueue:
                 self._changed.notify_all()
 
     def scatter(self) -> None:
-        """Others work on the same: what is queued of a scan goes on in random order, so that two seldom do the same."""
+        """Shuffle what is queued of a scan, so that processes that scan the same seldom solve the same at once."""
         with self._changed:
             if not self._is_ordered:
                 return
@@ -328,20 +322,20 @@ class JobQueue:
             self._order(waiting)
 
     def is_all(self, jobs: list[Job]) -> bool:
-        """Whether nothing but these jobs waits, is read, ready or solved."""
+        """Return whether nothing but these jobs waits, is being read, is ready, or is being solved."""
         with self._changed:
             waiting = any(job.projections for _, job in self._waiting)
             return not waiting and not self._ready and not self._reading and len(self._solving) == len(jobs)
 
     def solved(self, job: Job) -> None:
-        """The job is done; its memory is free again."""
+        """Count a job as done and free its memory."""
         with self._changed:
             self._solving.remove(job)
             job.let_go()
             self._changed.notify_all()
 
     def drop(self, job: Job) -> list[Projection]:
-        """A job that could not be read; returns its projections."""
+        """Remove a job that is being read; return its projections."""
         with self._changed:
             self._reading.remove(job)
             self._forget(job, job.projections)
@@ -349,7 +343,7 @@ class JobQueue:
             return job.projections
 
     def clear(self) -> list[Projection]:
-        """Withdraw everything that no device works on yet; returns it."""
+        """Withdraw and return everything that no device solves yet."""
         with self._changed:
             jobs = {id(job): job for job in self._owner.values()}.values()
             dropped = [projection for job in jobs for projection in job.projections]
@@ -364,13 +358,13 @@ class JobQueue:
         return dropped
 
     def close(self) -> None:
-        """No more jobs are handed out."""
+        """Hand out no more jobs."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def _can_read(self, device: str) -> bool:
-        """Whether a job waits and the device has room for it; forgets those that were withdrawn before it."""
+        """Whether a job waits and the device has room for it. Removes withdrawn jobs that come before it."""
         while self._waiting and not self._waiting[0][1].projections:
             heapq.heappop(self._waiting)
         return bool(self._waiting) and self._has_room(device, self._waiting[0][1])
@@ -383,11 +377,11 @@ class JobQueue:
         return ready < _MAX_READY and sum(j.room_on(device) for j in [*held, job]) <= self._budgets[device]
 
     def _held(self, device: str) -> list[Job]:
-        """What lies in a device's memory, or will."""
+        """The jobs whose weights lie in a device's memory, or will."""
         return [job for job in (*self._ready, *self._reading, *self._solving) if job.device == device]
 
     def _release(self, owner: Job, projection: Projection) -> bool:
-        """Take a projection out of a waiting job; a job being read, or read, becomes urgent itself."""
+        """Take a projection out of a waiting job and return True; a job that is read, or being read, becomes urgent."""
         if owner is _RESERVED or owner.priority == URGENT:
             return False
         if owner in self._ready or owner in self._reading:
@@ -397,15 +391,10 @@ class JobQueue:
         return True
 
     def _forget(self, job: Job, projections: Iterable[Projection]) -> None:
-        """These of its projections are no longer queued: asked for again they make another job."""
+        """Count these projections of a job as no longer queued: if they are added again, they make another job."""
         for projection in projections:
             if self._owner.get(projection.key) is job:
                 del self._owner[projection.key]
-
-
-def _jobs_of(sides: tuple[int, ...], limit_of: Callable[[int], int]) -> int:
-    """How many jobs with these sides make a full batch."""
-    return max(1, min(limit_of(side) // sides.count(side) for side in set(sides)))
 
 
 _RESERVED = Job(URGENT, -1, None, None, [])  # type: ignore[arg-type]

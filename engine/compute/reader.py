@@ -1,11 +1,11 @@
-"""What a reader thread does with a job: its tensor's weights brought to the device that will solve it."""
+"""Reading the weights of a job to the device that will solve it."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..checkpoint.ranges import UNWATCHED, Watch
+from ..checkpoint.retries import UNWATCHED, Watch
 from ..errors import WeightsError
 from ..landing import HOST, GpuLanding, Landing
 from .job import Job
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """The landings of one thread, one for each device it has read to."""
+    """What one reader thread reads with: a landing for each device that it has read to."""
 
     def __init__(self) -> None:
         self._landings: dict[str, Landing] = {"cpu": HOST}
 
     def prepare(self, device: str) -> None:
-        """Page-lock the memory through which a GPU is read to, before the first tensor; where that fails, at it."""
+        """Page-lock the memory through which weights go to a GPU before the first tensor; if it fails, do it later."""
         if device not in self._landings:
             with suppress(RuntimeError):
                 self._landings[device] = GpuLanding(device)
 
     def read(self, job: Job, watch: Watch = UNWATCHED) -> tuple[Weights | Packed, str]:
-        """The weights and their digest; on the CPU where the device takes none: the ladder goes on from there.
-        `watch` hears of what is fetched.
+        """The weights and their digest. They are on the CPU if the device has no room or does not answer: the ladder
+        goes on from there. `watch` hears of fetched bytes.
 
         Raises:
             WeightsError: see Checkpoint.read.

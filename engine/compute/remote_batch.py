@@ -1,4 +1,4 @@
-"""What goes to a worker process and what comes back: names, keys and spectra, never weights or second moments."""
+"""What is sent to a worker process and what it answers: names, keys and spectra, never weights or second moments."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..spectrum import Projection, Spectrum
 SOFTWARE = f"rankscope-tui {version('rankscope-tui')}"
 
 SERVICE = "rankscope"
-"""The attribute of a Dask worker that holds what solves there."""
+"""The attribute of a Dask worker that holds its Service."""
 
 
 class Solves(Protocol):
-    """What solves batches in a worker process."""
+    """Something that solves batches in a worker process: worker_process.Service."""
 
     def solve(self, batch: Batch) -> BatchResult: ...
 
@@ -25,11 +25,11 @@ class Solves(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Projections of the checkpoints that other processes open by the names `models`; their operands are known by their
-    digests and, those of a file of second moments, by its name.
+    """Projections to solve. The worker opens their checkpoints by the names `models`, and finds their operands by
+    digest and, if they come from a file of second moments, by its name.
 
     `software` must be the same on both sides. `command` goes into the record of the run. `is_again`: these are solved a
-    second time. `is_last`: no other worker had room for them, and the CPU of this one is what is left.
+    second time. `is_last`: no other worker had room for them, so this one solves them on its CPU.
     """
 
     models: tuple[str, ...]
@@ -43,9 +43,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """Of a batch: spectra, sentences of those that failed by key, lines for the user, and the seconds it took.
+    """The answer to a batch: spectra, (key, sentence) of what failed, lines for the user, and the seconds it took.
 
-    With `refused` the worker could do nothing of it: why it can use these files for no batch.
+    `refused` says why the worker could do none of it and can take no batch that needs these files.
     """
 
     spectra: tuple[Spectrum, ...] = ()
@@ -56,8 +56,8 @@ class BatchResult:
 
 
 def light(projection: Projection) -> Projection:
-    """A projection as it travels: its operands without what loads them, which holds their numbers or an open file; but
-    few numbers, which nothing there would tell, travel."""
+    """A projection as it is sent: its operands without their loaders, which hold numbers or an open file. FewNumbers
+    are kept, as the other side could get them from nowhere else."""
     made = projection.derived
     if made is None or not made.operands:
         return projection
@@ -65,21 +65,21 @@ def light(projection: Projection) -> Projection:
     return replace(projection, derived=replace(made, operands=tuple(operands)))
 
 
-def as_asked(spectrum: Spectrum, asked: Projection) -> Spectrum:
-    """A spectrum that a worker sent, of the projection that was asked for: with what the worker found out of it."""
-    made, ours = spectrum.projection.derived, asked.derived
+def returned_to(projection: Projection, spectrum: Spectrum) -> Spectrum:
+    """The spectrum that a worker sent, with `projection` in place of its `light` copy, but the worker's label."""
+    made, ours = spectrum.projection.derived, projection.derived
     if made is None or ours is None:
-        return replace(spectrum, projection=asked)
-    return replace(spectrum, projection=replace(asked, derived=replace(ours, label=made.label)))
+        return replace(spectrum, projection=projection)
+    return replace(spectrum, projection=replace(projection, derived=replace(ours, label=made.label)))
 
 
 def had_no_room(failure: str) -> bool:
-    """Whether the sentence of a failure says that memory ran out: on another machine it may not."""
+    """Return whether the sentence of a failure says that memory ran out; on another machine it may not."""
     return "out of memory" in failure.lower() or "MemoryError" in failure
 
 
 def warm() -> None:
-    """Make a worker process ready for its first batch; called there."""
+    """Make a worker process ready for its first batch; runs in that process."""
     from distributed import get_worker
 
     service: Solves | None = getattr(get_worker(), SERVICE, None)
@@ -88,7 +88,7 @@ def warm() -> None:
 
 
 def solve(batch: Batch) -> BatchResult:
-    """What a worker process makes of a batch; called there."""
+    """Solve a batch; runs in the worker process."""
     from distributed import get_worker
 
     service: Solves | None = getattr(get_worker(), SERVICE, None)

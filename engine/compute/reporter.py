@@ -1,4 +1,4 @@
-"""Events from many threads to one listener: gathered, counted, at most ten batches a second."""
+"""Events from many threads to one listener: counted, and delivered in at most ten batches a second."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .events import (
 )
 
 INTERVAL = 0.1
-"""Seconds between two batches: a message per step made an interface of 2,000 steps take 10 s, this 1.4 s."""
+"""Seconds between two batches. With a message for each of 2,000 steps the interface took 10 s, with this 1.4 s."""
 
 
 class Reporter:
-    """Counts what was expected, done and failed, and passes events on with a Progress at the end of each batch."""
+    """Counts what is expected, done and failed, and passes events on with a Progress at the end of each batch."""
 
     def __init__(self, listener: Listener) -> None:
         self.devices: tuple[str, ...] = ()
@@ -53,8 +53,10 @@ class Reporter:
         self._is_stale = bool(self._waiting or self._starting)
 
     def expect(self, projections: Iterable[Projection], to_fetch: int = 0) -> bool:
-        """These will be saved, fail or be stopped, after so many bytes from a server. A new job begins when none was
-        open, or to be solved again; returns whether it did."""
+        """Announce projections, each of which will be saved, fail or be stopped, and `to_fetch` bytes from a server.
+
+        If nothing was expected before, a new job begins and all counts restart; return whether it does.
+        """
         with self._changed:
             is_new = not self._open and not self._open_again
             if is_new:
@@ -69,17 +71,17 @@ class Reporter:
             return is_new
 
     def expect_bytes(self, count: int) -> None:
-        """So many bytes more are to come from a server."""
+        """Announce `count` more bytes from a server."""
         with self._changed:
             self._to_fetch += count
 
     def is_open(self, key: str) -> bool:
-        """Whether a projection was expected and is neither saved, failed nor stopped."""
+        """Return whether a projection was announced and is not yet saved, failed or stopped."""
         with self._changed:
             return key in self._open
 
     def fetched(self, count: int) -> None:
-        """So many bytes have come from a server, any thread says; the listener hears of it with the next batch."""
+        """Count bytes that came from a server, from any thread; the listener hears of them with the next batch."""
         with self._changed:
             self._first_byte = self._first_byte or time.monotonic()
             self._fetched += count
@@ -88,21 +90,21 @@ class Reporter:
                 self._changed.notify()
 
     def waits(self, reason: str) -> None:
-        """Nothing can be saved for now, any thread says, and why; "" once it can."""
+        """Note, from any thread, why nothing can be saved for now; "" once saving works."""
         with self._changed:
             self._is_stale = self._is_stale or reason != self._waiting
             self._waiting = reason
             self._changed.notify()
 
     def starts(self, doing: str) -> None:
-        """What is being done before anything can be solved, any thread says; "" once it can."""
+        """Note, from any thread, what is done before anything can be solved; "" once solving can begin."""
         with self._changed:
             self._is_stale = self._is_stale or doing != self._starting
             self._starting = doing
             self._changed.notify()
 
     def tell(self, event: Event) -> None:
-        """Take an event from any thread; returns at once."""
+        """Take an event from any thread; return at once."""
         with self._changed:
             self._count(event)
             self._pending.append(event)

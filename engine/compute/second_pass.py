@@ -1,4 +1,4 @@
-"""What is solved a second time: spectra whose smallest values the first solver only knew to be small, and how long."""
+"""The second pass: which spectra are solved again for the sake of their smallest values, and how long that may take."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..spectrum import Spectrum
 from . import devices
 
 SHARE = 0.1
-"""Of the seconds that a scan solves on a device, how many may go into solving again."""
+"""The second pass may take this share of the seconds that a scan solves on a device."""
 
 
 def is_ill_conditioned(spectrum: Spectrum) -> bool:
-    """Whether a GPU's Gram matrix left its smallest value, and so rank and condition number, as a bound that the SVD
-    can replace. On a CPU the ladder has gone on to the SVD at once. Not so under second moments that are not diagonal:
-    their own errors make it one."""
+    """Return whether a GPU's Gram matrix gives only a bound for the smallest value, and so for rank and condition
+    number, that the SVD can replace by a value. On a CPU the ladder has gone on to the SVD at once. Under second
+    moments that are not diagonal it is always False: there the errors of the moments make it a bound."""
     if spectrum.projection.is_directions:
         return False
     made, values, derived = spectrum.provenance, spectrum.values, spectrum.projection.derived
@@ -30,9 +30,10 @@ def is_ill_conditioned(spectrum: Spectrum) -> bool:
 
 
 class Budget:
-    """The seconds of a scan: what its batches took, and what may still go into solving again. Thread-safe.
+    """The seconds that the batches of a scan took, and how many the second pass may still take. Thread-safe.
 
-    At most SHARE of what the busiest device took, by what those before took for their size; but always one matrix.
+    The second pass may take SHARE of the busiest device's seconds, but always solves one matrix. How long a matrix will
+    take is estimated from those before it, by cost.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class Budget:
         self.reset()
 
     def reset(self) -> None:
-        """Another scan begins. The last batch of the one before may have been told of and not have left `scanning`."""
+        """Begin another scan. The last batch of the previous one may still be inside `scanning`."""
         with self._lock:
             self._taken: defaultdict[str, float] = defaultdict(float)
             self._since = dict.fromkeys(self._since, time.monotonic())
@@ -51,13 +52,13 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds that went into solving again."""
+        """Seconds that the second pass has taken."""
         with self._lock:
             return self._spent
 
     @contextmanager
     def scanning(self, device: str) -> Iterator[None]:
-        """While a thread solves a batch on a device; of threads that do so at once the time counts once."""
+        """Count the time in which a thread solves a batch on a device; if several do at once, it counts once."""
         with self._lock:
             self._since[device] = self._since[device] if self._running[device] else time.monotonic()
             self._running[device] += 1
@@ -70,12 +71,13 @@ class Budget:
                     self._taken[device] += time.monotonic() - self._since[device]
 
     def took(self, device: str, seconds: float) -> None:
-        """A batch took so many seconds of a device in another process."""
+        """Count a batch that took `seconds` on a device of another process."""
         with self._lock:
             self._taken[device] += seconds
 
     def take(self, cost: float) -> bool:
-        """Whether there is time to solve a matrix of this Projection.cost again; for the first there always is."""
+        """Begin solving a matrix of this Projection.cost again if there is time, as there always is for the first;
+        return whether there is."""
         with self._lock:
             expected = cost * self._spent / self._cost if self._cost else 0.0
             if self._begun and self._spent + expected > SHARE * max(self._taken.values(), default=0.0):
@@ -84,7 +86,7 @@ class Budget:
             return True
 
     def spend(self, cost: float, seconds: float) -> None:
-        """A matrix of this cost was solved again, or could not be, in so many seconds."""
+        """Count a matrix of this cost that was solved again, or could not be, in `seconds`."""
         with self._lock:
             self._spent += seconds
             self._cost += cost

@@ -1,4 +1,4 @@
-"""How much of what waits goes into one batch for a worker process."""
+"""How many of the waiting jobs go into one batch for a worker process."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from ..solvers.gpus import batch_of
 from .job import Job
 
 _LEAST, _MOST = {"cpu": 1e9, "cuda": 3e11}, {"cpu": 2e10, "cuda": math.inf}
-"""Projection.cost of the smallest and of the largest batch, the latter half a second of a core: a GPU's is bounded by
-the number of its matrices."""
+"""Projection.cost of the smallest and of the largest batch. On a CPU the largest takes a core half a second; on a GPU
+the number of matrices is the bound."""
 _LEAST_FULL = 1 / 2
-"""Of the matrices that a GPU solves together, the share that makes a batch at least: fewer take nearly as long."""
+"""A batch for a GPU has at least this share of the matrices that it solves together: fewer take nearly as long."""
 _MOST_FETCHED = 1 << 28
-"""Bytes of a batch that come from a server: a batch that has begun is not stopped."""
+"""The most bytes from a server in one batch: a batch that has begun cannot be stopped."""
 
 
 def kind_of(worker: str) -> str:
-    """Which kind of device a worker of this name has: "cuda" or "cpu"."""
+    """The kind of device that a worker of this name has: "cuda" or "cpu"."""
     return "cuda" if "cuda" in worker else "cpu"
 
 
 def part_of(kind: str, waiting: float, under_way: float, own: float, count: int) -> float:
-    """The cost that one of `count` workers gets of what waits, where it has `own` of what is under way: shared again
-    and again, so that the last batches are small and all end together; 0 where others will need it sooner.
+    """The cost of the next batch for one of `count` workers, which already has `own` of the cost under way.
 
-    A GPU that has nothing gets an equal part of all that is not solved: with full batches from the beginning there are
-    few.
+    The waiting cost is divided anew for each batch, so that the last batches are small and all workers end together. 0
+    if the other workers will need the work sooner. A GPU without work gets an equal part of all that is not solved:
+    full batches from the beginning keep their number small.
     """
     equal = (waiting + under_way) / count
     if own >= equal:
@@ -37,10 +37,10 @@ def part_of(kind: str, waiting: float, under_way: float, own: float, count: int)
 
 
 class Share:
-    """One batch for a worker: `takes` is asked of job after job, the first of which it has in any case.
+    """One batch for a worker: `takes` is called with job after job, and always takes the first.
 
-    On a GPU a batch has at most as many matrices as are solved together there, half of them at least, and up to
-    `part` of the cost; on a CPU `part` alone counts.
+    On a CPU a batch goes up to a cost of `part`. On a GPU it has at least half and at most all of the matrices that the
+    GPU solves together, and in between it goes up to `part`.
     """
 
     def __init__(self, kind: str, part: float) -> None:
@@ -50,7 +50,7 @@ class Share:
         self._fetched = 0
 
     def takes(self, job: Job) -> bool:
-        """Whether a job still goes into the batch; it is then in it."""
+        """Add a job to the batch if it fits; return whether it does."""
         cost = self._cost + job.cost
         full = self._full + sum(1 / batch_of(side) for side in job.sides)
         fetched = self._fetched + job.bytes_to_fetch

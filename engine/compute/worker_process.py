@@ -1,4 +1,4 @@
-"""What solves in a worker process: an engine of its own for one device, and the checkpoints that it has opened.
+"""The inside of a worker process: an engine for one device, and the checkpoints that it has opened.
 
 Dask imports this when a worker begins, and calls `dask_setup`.
 """
@@ -39,7 +39,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def dask_setup(worker: Worker) -> None:
-    """Make a Dask worker one of ours."""
+    """Give a Dask worker the Service that solves batches."""
     if parent := os.environ.get(PARENT):
         _belong_to(int(parent))
     threads = os.environ.get(THREADS)
@@ -47,10 +47,11 @@ def dask_setup(worker: Worker) -> None:
 
 
 def _belong_to(parent: int) -> None:
-    """End with the process that started this one, killed or not; say nothing on its terminal; leave its keys to it."""
+    """End with the process that started this one, even if it is killed; write nothing to its terminal, and ignore the
+    interrupts typed there."""
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    with suppress(OSError, AttributeError):  # Linux; elsewhere Dask's own pipe ends it
+    with suppress(OSError, AttributeError):  # only Linux has it; elsewhere Dask's pipe ends the process
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -59,8 +60,11 @@ def _belong_to(parent: int) -> None:
         os.dup2(nowhere, stream)
 
 
-class _Kept:
-    """A sink that hands each spectrum on once the engine counts it as done: asked for again it is solved again."""
+class _PassingSink:
+    """A sink that keeps nothing: it hands each spectrum to the Service once the engine counts it as done.
+
+    What is submitted again is solved again.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -93,29 +97,31 @@ class Service:
 
     def __init__(self, device: str, threads: int | None) -> None:
         self._shown, self._device = device, "cuda:0" if device.startswith("cuda") else "cpu"
-        self._engine = Engine(_Kept(self), self._hear, ComputeSettings(self._device, threads, is_worker=True))
+        self._engine = Engine(_PassingSink(self), self._hear, ComputeSettings(self._device, threads, is_worker=True))
         self._lock, self._device_lock = threading.Lock(), threading.Lock()
-        self._has_looked = False
+        self._is_checked = False
         self._waiting: defaultdict[str, list[Future[Spectrum | str]]] = defaultdict(list)
         self._opened: dict[tuple[str, ...], OpenedCheckpoints] = {}
         self._notices: list[str] = []
 
     def solve(self, batch: Batch) -> BatchResult:
-        """Spectra and failures of a batch, or why nothing of it can be done here."""
+        """The spectra and failures of a batch, or why none of it can be done here."""
         start = time.monotonic()
         if batch.software != SOFTWARE:
             return BatchResult(refused=f"it runs {SOFTWARE}, and this is {batch.software}")
         try:
-            self._look_at_device()
-            opened, wanted = self._whole(batch)
+            self._check_device()
+            opened, wanted = self._open_for(batch)
         except (InputError, RefusedError) as error:
             return BatchResult(refused=str(error))
         if batch.is_again or batch.is_last:
-            found: dict[str, Spectrum | str | None] = {p.key: self._alone(opened, p, batch.is_again) for p in wanted}
+            found: dict[str, Spectrum | str | None] = {
+                p.key: self._solve_alone(opened, p, batch.is_again) for p in wanted
+            }
         else:
-            found = self._all(opened, wanted, batch.is_urgent)
+            found = self._solve_together(opened, wanted, batch.is_urgent)
         if any(isinstance(each, str) for each in found.values()) and not devices.answers(self._device):
-            os.kill(os.getpid(), signal.SIGKILL)  # a fault of CUDA ends with its process; what it had is solved again
+            os.kill(os.getpid(), signal.SIGKILL)  # only a new process gets over a CUDA fault; batches are sent again
         spectra = [self._sent(s, batch.command) for s in found.values() if isinstance(s, Spectrum)]
         failures = {key: reason for key, reason in found.items() if isinstance(reason, str)}
         with self._lock:
@@ -123,43 +129,43 @@ class Service:
         return BatchResult(tuple(spectra), tuple(failures.items()), notices, time.monotonic() - start)
 
     def warm(self) -> None:
-        """Load all that the first batch needs: torch, a context, kernels, page-locked memory. Nothing on a CPU."""
+        """Load what the first batch on a GPU needs: torch, a context, kernels, page-locked memory."""
         if not devices.is_gpu(self._device):
             return
         with suppress(InputError):  # no such GPU: the first batch is refused
-            self._look_at_device()
+            self._check_device()
             self._engine.warm()
             from ..solvers.warm import load_kernels, load_libraries
 
             load_kernels(self._device)
             load_libraries(self._device)
 
-    def _look_at_device(self) -> None:
-        """See that torch can use the device; for a GPU the driver begins while torch is imported.
+    def _check_device(self) -> None:
+        """Check that torch can use the device; a GPU's context is made while torch is imported.
 
         Raises:
-            InputError: it cannot.
+            InputError: torch cannot use it.
         """
         with self._device_lock:
-            if not self._has_looked:
+            if not self._is_checked:
                 if devices.is_gpu(self._device):
                     driver.begin_context(self._device)
                 devices.pick(self._device)
-                self._has_looked = True
+                self._is_checked = True
 
     def settle(self, key: str, found: Spectrum | str) -> None:
-        """A key is solved, or failed with a sentence: whoever waits for it has it."""
+        """Hand a spectrum, or the sentence of a failure, to all that wait for this key."""
         with self._lock:
             waiting = self._waiting.pop(key, [])
         for future in waiting:
             future.set_result(found)
 
-    def _whole(self, batch: Batch) -> tuple[OpenedCheckpoints, list[Projection]]:
-        """The checkpoints of a batch and its projections as they are computed here. Checkpoints are opened once, and
-        again where what is asked for is not in them: a file may have changed.
+    def _open_for(self, batch: Batch) -> tuple[OpenedCheckpoints, list[Projection]]:
+        """The checkpoints of a batch, and its projections with operands that load here. Checkpoints stay open, and are
+        opened again if a projection is not in them: a file may have changed.
 
         Raises:
-            InputError: there is none of that name.
+            InputError: there is no checkpoint of that name.
             RefusedError: see OpenedCheckpoints.
         """
         with self._lock:
@@ -173,7 +179,7 @@ class Service:
             self._opened[batch.models] = opened
         return opened, wanted
 
-    def _all(
+    def _solve_together(
         self, opened: OpenedCheckpoints, wanted: list[Projection], is_urgent: bool
     ) -> dict[str, Spectrum | str | None]:
         futures: dict[str, Future[Spectrum | str]] = {p.key: Future() for p in wanted}
@@ -184,9 +190,9 @@ class Service:
         self._engine.submit(first, wanted, others=others, urgent=is_urgent)
         return {key: future.result() for key, future in futures.items()}
 
-    def _alone(self, opened: OpenedCheckpoints, projection: Projection, is_again: bool) -> Spectrum | str | None:
-        """One projection beside the engine: by the SVD, None where that gives nothing, or where not `is_again` on the
-        CPU, whatever this worker has else."""
+    def _solve_alone(self, opened: OpenedCheckpoints, projection: Projection, is_again: bool) -> Spectrum | str | None:
+        """Solve one projection without the engine: with `is_again` by the SVD, None if that gives nothing; else on the
+        CPU, whichever device this worker has."""
         device = self._device if is_again else "cpu"
         jobs = JobQueue({device: 0})
         first, *others = opened.checkpoints
@@ -216,9 +222,9 @@ class Service:
                         self._notices.append(text)
 
     def _sent(self, spectrum: Spectrum, command: tuple[str, ...]) -> Spectrum:
-        """As it travels: of the run that the command line of the other side began, on the device as it is known there.
+        """A spectrum as it is sent: with the command line and the device name of the process that sent the batch.
 
-        A run is known by its id: one process may work for several command lines.
+        The run gets an id for each command line: one worker may work for several.
         """
         line = shlex.join(map(without_secrets, command))
         run = replace(spectrum.run, run_id=digest(spectrum.run.run_id, line), command=line)

@@ -1,4 +1,4 @@
-"""What a worker thread does with the jobs of a batch: their matrices together, or each by itself."""
+"""Solving the jobs of a batch in a worker thread: their matrices together, or one after the other."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ ProjectionJob: TypeAlias = tuple[Projection, Job]
 
 
 def own_stream(device: str) -> AbstractContextManager[object]:
-    """A CUDA stream for this thread: what it copies and multiplies goes beside what another thread does."""
+    """A CUDA stream for this thread, so that its copies and products run beside those of another thread."""
     if device == "cpu":
         return nullcontext()
     import torch
 
     try:
         return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-    except RuntimeError:  # a driver that does not answer: the ladder finds the way to the CPU
+    except RuntimeError:  # a driver that does not answer: the ladder falls back to the CPU
         return nullcontext()
 
 
 def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[ProjectionJob]]:
-    """The projections of the jobs, at most `limit_of(side)` of one smaller side together, else in their order."""
+    """The projections of the jobs, in groups of at most `limit_of(side)` with the same smaller side, in their order."""
     made: list[list[ProjectionJob]] = []
     open_ones: dict[int, list[ProjectionJob]] = {}
     for job in jobs:
@@ -55,10 +55,11 @@ def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[Project
 
 
 class Solver:
-    """The routines of one device, which import torch for a GPU; used by one thread.
+    """The solvers of one device, which import torch for a GPU; used by one thread.
 
-    `limit_of` says how many matrices of a smaller side are solved together there. `tell` hears, once, why none are.
-    With `stays` what has no room on the device fails, and is not solved on the CPU.
+    `limit_of(side)` is how many matrices with that smaller side are solved together. `tell` is called once if the
+    device can solve none together any more, with the reason. With `stays`, a matrix that has no room on the device
+    fails instead of being solved on the CPU.
     """
 
     def __init__(self, device: str, run: Run, tell: Callable[[str], None], stays: bool = False) -> None:
@@ -67,15 +68,16 @@ class Solver:
         self.device = device
         self.limit_of = _limits(device) if devices.is_gpu(device) else _alone
         self._rungs = [rung for rung in choose(device) if not stays or rung.device == device]
-        self._checks: dict[str, ValuesCheck] = {}  # of the weighted matrices that were made, until they are solved
-        self._notes: dict[str, str] = {}  # and what was found as these and others were made
+        self._checks: dict[str, ValuesCheck] = {}  # by key: for weighted matrices that are made and not solved yet
+        self._notes: dict[str, str] = {}  # by key: what was found while a derived matrix was made
         self._run = run
         self._tell = tell
 
     def solve(self, group: list[ProjectionJob]) -> Iterator[Spectrum | str]:
-        """Of each projection of one smaller side, in order, its spectrum, or the sentence that says why it has none.
+        """Yield for each projection its spectrum, or the sentence that says why it has none. All have the same smaller
+        side.
 
-        What a batch does not prove climbs the ladder alone, as a single matrix does.
+        A matrix that the batch cannot prove goes through the ladder, as a single matrix does.
         """
         for (projection, job), outcome in zip(group, self._together(group), strict=True):
             try:
@@ -86,12 +88,12 @@ class Solver:
                 yield f"cannot be computed: {type(error).__name__}: {error}"
 
     def solve_again(self, projection: Projection, job: Job) -> Spectrum | None:
-        """Its spectrum by the device's SVD, whose smallest values are right too; None where that gives none."""
+        """The spectrum by the device's SVD, which also gets the smallest values right; None if that fails."""
         from ..solvers.ladder import by_svd
 
         try:
             return self._spectrum(projection, job, None, [by_svd(self.device)])
-        except Exception:  # noqa: BLE001 - no room, not converged: the first result stands
+        except Exception:  # noqa: BLE001 - no room, not converged: the first result counts
             return None
 
     def _together(self, group: list[ProjectionJob]) -> list[Outcome]:
@@ -102,10 +104,10 @@ class Solver:
 
         if not faster_together(self.device, small):
             return [None] * count
-        return solve_batch((self._matrix(*item) for item in group), count, small, self.device, self._apart)
+        return solve_batch((self._matrix(*item) for item in group), count, small, self.device, self._stop_batches)
 
-    def _apart(self, reason: str) -> None:
-        """No batches from now on."""
+    def _stop_batches(self, reason: str) -> None:
+        """Solve one matrix at a time from now on."""
         self.limit_of = _alone
         line = printable(reason.splitlines()[0], 120)
         self._tell(f"{self.device} solves its matrices one by one, some ten times slower: {line}")
@@ -127,7 +129,7 @@ class Solver:
         return self._made(_noted(projection, note), job, found.values, proven)
 
     def _directions(self, projection: Projection, job: Job) -> Spectrum:
-        """Its leading directions, packed."""
+        """The leading directions of a projection, packed as the values of a spectrum."""
         import numpy as np
 
         from ..derive.directions import matrix_behind, packed
@@ -149,7 +151,7 @@ class Solver:
         return Spectrum(projection, values, provenance, devices.utc_now(), seen, self._run)
 
     def _matrix(self, projection: Projection, job: Job) -> Weights:
-        """The projection's own part of its tensor as stored, or what a formula makes of its parents."""
+        """The projection's part of its stored tensor, or the matrix that a formula makes of its parents."""
         matrices = [_part(parent, job.part(parent).weights) for parent in projection.parents]
         made = projection.derived
         if made is None:
@@ -170,7 +172,7 @@ class Solver:
         return found.matrix
 
     def _moved(self, matrix: Weights) -> Weights:
-        """The matrix where it is solved and where its second moments are taken in, as far as there is room."""
+        """The matrix on the device, where it is weighted and solved; where it is if the device has no room."""
         from ..solvers.ladder import moved
 
         try:
@@ -179,7 +181,8 @@ class Solver:
             return matrix
 
     def _accepting(self, projection: Projection, rungs: list[Rung]) -> list[Rung]:
-        """Small values that carry the errors of second moments are made no better by another solver."""
+        """The rungs, none of which rejects small values if those carry errors of the second moments: another solver
+        would not improve them."""
         check = self._checks.get(projection.key)
         if check is None or check.is_exact:
             return rungs
@@ -187,9 +190,9 @@ class Solver:
 
 
 def _noted(projection: Projection, note: str) -> Projection:
-    """With what was found as its matrix was made behind its label."""
+    """The projection with what was found while its matrix was made at the end of its label."""
     made = projection.derived
-    if made is None or not note or (made.weighting and not made.is_further):  # there the label is the weighting's
+    if made is None or not note or (made.weighting and not made.is_further):  # then the label names the weighting
         return projection
     return replace(projection, derived=replace(made, label=f"{made.label}; {note}"))
 
@@ -205,7 +208,7 @@ def _limits(device: str) -> Callable[[int], int]:
 
 
 def _part(projection: Projection, held: Weights | Packed) -> Weights:
-    """The projection's own part of its tensor, as floats; made on the CPU where the device has no room for them."""
+    """The projection's part of its tensor, as floats; made on the CPU if the device has no room for them."""
     try:
         return _taken(projection, held)
     except RuntimeError:

@@ -1,1 +1,1 @@
-"""Matrices made of others."""
+"""Matrices that are computed from others: weighted, in the fixed gauge, products, stacks, differences."""

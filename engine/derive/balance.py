@@ -1,4 +1,4 @@
-"""The matrices of a fixed gauge: the means of a norm folded in, and the neurons of an MLP scaled to one length."""
+"""The matrices of the fixed gauge: the mean of a LayerNorm folded in, and the neurons of an MLP balanced."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .weigh import NotedMatrix, weigh
 from .weighting import WEIGHED, by_moment
 
 _Fold: TypeAlias = Callable[[Array], Array]
-"""Takes some rows of a matrix, float64, and returns them as a norm's gains leave them, in a new array."""
+"""Takes some rows of a matrix, float64, and returns them with a norm folded in, as a new array."""
 
 
 def centre(projection: Projection, matrices: Sequence[Weights]) -> Weights:
-    """W diag(gain) (I - 1 1^T / n) of a projection behind a LayerNorm, without its bias."""
+    """W diag(gain) (I - 1 1^T / n) for a projection W behind a LayerNorm, without the bias of the norm."""
     made = projection.derived
     assert made is not None
     (gain,) = numbers_of(made.operands)
@@ -31,8 +31,11 @@ def centre(projection: Projection, matrices: Sequence[Weights]) -> Weights:
 
 
 def balance(projection: Projection, matrices: Sequence[Weights]) -> NotedMatrix:
-    """The up or the down of an MLP, float64 or under a weighting, where the first matrix lies, or on the CPU where that
-    has no room; with how many neurons could not be scaled: their row of up or their column of down is zero, c is 1."""
+    """The balanced up or down of an MLP, float64 or under a weighting, noted with how many neurons were not scaled
+    because their row of up or their column of down is zero.
+
+    It is made where the first matrix lies, or on the CPU if there is no room.
+    """
     try:
         return _balanced(projection, matrices)
     except RuntimeError:
@@ -40,11 +43,11 @@ def balance(projection: Projection, matrices: Sequence[Weights]) -> NotedMatrix:
 
 
 def neuron_scales(up: Values, down: Values, degree: int) -> tuple[Values, int]:
-    """By what the rows of up are multiplied, shape (n,), float64, and how many neurons have none.
+    """The factors c of the rows of up, shape (n,), float64, and the number of neurons that are not scaled.
 
-    `up` are the logarithms to base 2 of the lengths of the rows of up, `down` of the columns of down, -inf of zeros.
-    c_i = (|down_i| / |up_i|)^(1 / (degree + 1)): times c_i the row of up is as long as the column over c_i^degree. 1
-    where either is zero.
+    `up` are the base-2 logarithms of the lengths of the rows of up, `down` of the columns of down; -inf for a zero one.
+    c_i = (|down_i| / |up_i|)^(1 / (degree + 1)) makes the row of up times c_i as long as the column of down over
+    c_i^degree; c_i is 1 if either is zero.
     """
     known = np.isfinite(up) & np.isfinite(down)
     scales = np.ones(len(up))
@@ -69,13 +72,13 @@ def _balanced(projection: Projection, matrices: Sequence[Weights]) -> NotedMatri
     if role == "down":
         return NotedMatrix(_scaled(own, placed(scales**-degree, own)), note)
     scaled = placed(scales, own)[:, None]
-    if weighing:  # its moments are of what leaves the norm, with the gains
+    if weighing:  # its moments are those of the norm's output, gains included
         return NotedMatrix(weigh(by_moment(projection), [_scaled(own, scaled)]), note)
     return NotedMatrix(_folded(own, folding, gain) * scaled, note)
 
 
 def _parts_of(formula: str) -> tuple[str, int, str, bool]:
-    """Role, degree and folding of a formula's name, and whether its matrix is weighted."""
+    """The role, degree and folding in a formula's name, and whether its matrix is weighted."""
     plain, weighed, _ = formula.removeprefix(BALANCED).partition(f"_{WEIGHED}")
     role, degree, folding = plain.split("_", 2)
     return role, int(degree), folding, bool(weighed)
@@ -87,8 +90,11 @@ def _folded(matrix: Weights, folding: str, gain: Values | None) -> Array:
 
 
 def _fold_of(matrix: Weights, folding: str, gain: Values | None) -> _Fold:
-    """`gain`: of an RMS norm its square, as in its moment, of a LayerNorm itself; None for no norm. The sign of an RMS
-    norm's gain is left aside: no singular value depends on it."""
+    """The function that folds a norm into rows of a matrix.
+
+    `gain` is the gain of a LayerNorm, or the square of an RMS norm's, as in its moment; None for no norm. The sign of
+    an RMS norm's gain is ignored: no singular value depends on it.
+    """
     if gain is None:
         return lambda rows: rows
     there = placed(np.sqrt(gain) if folding == "diagonal" else gain, matrix)
@@ -102,21 +108,21 @@ def _centred(gain: Array, rows: Array) -> Array:
 
 
 def _scaled(matrix: Weights, scales: Array) -> Array:
-    """In float64, a new array; the scales of rows, shape (m, 1), or of columns, (n,)."""
+    """The matrix times scales of its rows, shape (m, 1), or of its columns, (n,); a new array of float64."""
     made = joined(list(slabs(matrix)))
     made *= scales
     return made
 
 
 def _row_lengths(matrix: Weights, folding: str, gain: Values | None) -> Values:
-    """See neuron_scales: of the rows of up, folded."""
+    """Base-2 logarithms of the lengths of the rows of up, with the norm folded in."""
     exponent = exponent_of(matrix)
     fold = _fold_of(matrix, folding, gain)
     return _logarithms([(fold(rows) ** 2).sum(1) for rows in slabs(matrix, exponent)], exponent)
 
 
 def _column_lengths(matrix: Weights) -> Values:
-    """See neuron_scales: of the columns of down."""
+    """Base-2 logarithms of the lengths of the columns of down."""
     exponent = exponent_of(matrix)
     total: Array = sum((rows**2).sum(0) for rows in slabs(matrix, exponent))
     return _logarithms([total], exponent)

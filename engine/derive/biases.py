@@ -1,4 +1,4 @@
-"""Biases as one more column of a matrix: its input has a last feature that is always 1, and so has its moment."""
+"""Biases as one more column of a matrix, whose input then has a last feature that is always 1."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Biases:
         self._vectors = {tensor.name: tensor for tensor in checkpoint.tensors if len(tensor.shape) == 1}
 
     def has(self, projection: Projection) -> bool:
-        """Whether the model adds one to what the projection gives."""
+        """Return whether the model adds a bias to the output of the projection."""
         return self._tensor(projection) is not None
 
     def of(self, projection: Projection) -> Values:
-        """It as float64, shape (rows,), zeros where there is none. Reads it.
+        """Read the bias of a projection: float64, shape (rows,), zeros if it has none.
 
         Raises:
-            WeightsError: it cannot be read, or does not fit the projection.
+            WeightsError: the bias cannot be read, or does not fit the projection.
         """
         tensor, part = self._tensor(projection), projection.slice
         if tensor is None:
@@ -48,7 +48,7 @@ class Biases:
         return numbers
 
     def operand(self, projection: Projection) -> Operand:
-        """The same as what a formula takes. Reads it.
+        """Read the bias of a projection as an operand of a formula.
 
         Raises:
             WeightsError: see `of`.
@@ -61,11 +61,12 @@ class Biases:
 
 
 def appended(moment: Moment, mean: Values) -> Moment:
-    """The second moment of an input x with a last feature 1: [[C, mean], [mean^T, 1]], of a C that is a diagonal with
-    the products of the means beside it, as of features that are otherwise uncorrelated.
+    """The second moment of an input x with a last feature 1: [[C, mean], [mean^T, 1]].
+
+    If only the diagonal of C is known, the features are taken to be uncorrelated: off the diagonal C is mean mean^T.
 
     Raises:
-        WeightsError: the moment is that of a norm, which says no mean.
+        WeightsError: the moment is that of a norm, which has no mean.
     """
     if moment.form == "layer_norm":
         raise WeightsError("gains of norms give no mean of a projection's inputs")

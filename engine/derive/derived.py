@@ -1,4 +1,4 @@
-"""What a matrix made of others is called and known by. Imports neither torch nor numpy."""
+"""Projections whose matrix is derived from others: their names and keys. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from ..spectrum import Projection, derive
 __all__ = ["AS_FACTORS", "derive", "is_state"]
 
 AS_FACTORS = "it is stored as two factors: only their product as it is can be computed"
-"""Why there is no other state of a product (Projection.is_product)."""
+"""Why a product (Projection.is_product) has no other state."""
 
 
 def is_state(projection: Projection) -> bool:
-    """Whether it is a matrix of the checkpoint in another state: under a weighting, in the fixed gauge."""
+    """Return whether it is a matrix of the checkpoint in another state: under a weighting, or in the fixed gauge."""
     return projection.derived is not None and not projection.derived.is_further

@@ -1,4 +1,4 @@
-"""The difference W_B - W_A of two checkpoints: what it is called and known by, and what was noted as it was made.
+"""The difference W_B - W_A of two checkpoints: its projection, and the facts that are noted when it is computed.
 
 Imports neither torch nor numpy.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..moment import Weighting
 
 DELTA = "delta"
-"""The formula; of a difference under a weighting `_`, WEIGHED and the form of the moment follow."""
+"""The name of the formula; under a weighting it is followed by `_`, WEIGHED and the form of the moment."""
 MODULE = "module"
 """The role of the difference of a whole module that holds several projections."""
 _VERSION = 1
@@ -29,11 +29,11 @@ _NOTE = re.compile(r"\|A\| (\S+), (\d+) unchanged, edge (\S+), of two roundings 
 
 @dataclass(frozen=True, slots=True)
 class DifferenceFacts:
-    """What is found as a difference is made.
+    """What is noted when a difference is computed.
 
-    `norm` is the Frobenius norm of A's matrix, under the weighting. Of `unchanged` entries A and B hold the same
-    number. `edge` bounds the spectral norm of what rounding to B's type adds to a difference, `edge_of_two` that of
-    two checkpoints which were each rounded by themselves; both in the units of the weights, under the weighting.
+    `norm` is the Frobenius norm of A's matrix. `unchanged` is the number of entries that are equal in A and B. `edge`
+    bounds the spectral norm of what rounding to B's type adds to the difference; `edge_of_two` bounds it for two
+    checkpoints that were rounded separately. Norm and edges are under the weighting, if there is one.
     """
 
     norm: float
@@ -43,15 +43,15 @@ class DifferenceFacts:
 
     @property
     def text(self) -> str:
-        """What noted_of reads."""
+        """The facts as text at the end of a label, from which noted_of reads them."""
         edges = f"edge {self.edge!r}, of two roundings {self.edge_of_two!r}"
         return f"|A| {self.norm!r}, {self.unchanged} unchanged, {edges}"
 
 
 def delta_of(ours: Projection, theirs: Projection, under: Weighting | None = None) -> Projection:
-    """The further row that is B's matrix less A's, at A's address; under the second moments of A's input.
+    """The difference B - A as a further row at A's address, weighted by the second moments of A's input.
 
-    Under a weighting that has no moment for A's projection its `problem` says so.
+    If the weighting has no moment for A's projection, the row's `problem` says so.
     """
     return _made(ours, (ours,), (theirs,), under)
 
@@ -59,8 +59,8 @@ def delta_of(ours: Projection, theirs: Projection, under: Weighting | None = Non
 def joint_delta_of(
     address: str, ours: Sequence[Projection], theirs: Sequence[Projection], under: Weighting | None = None
 ) -> Projection:
-    """The same of several matrices with one input, their rows below one another: of a module that holds them all. The
-    order of the rows, and so of these, changes no singular value."""
+    """The difference of a module that holds several matrices with one input, stacked by rows. Their order does not
+    matter: it changes no singular value."""
     first = ours[0]
     rows = sum(p.rows for p in ours)
     beside = replace(first, address=address, tensor="", slice=None, role=MODULE, rows=rows, note="", problem=None)
@@ -84,13 +84,13 @@ def _made(
 
 
 def pairs_of(projection: Projection) -> list[tuple[Projection, Projection]]:
-    """Of what a difference is made: each matrix of A with that of B."""
+    """The matrices from which a difference is made: each of A with that of B."""
     half = len(projection.parents) // 2
     return list(zip(projection.parents[:half], projection.parents[half:], strict=True))
 
 
 def is_delta(projection: Projection) -> bool:
-    """Whether it is a row of delta_of that can be computed."""
+    """Return whether it is a difference that can be computed."""
     return projection.derived is not None and projection.derived.formula.partition("_")[0] == DELTA
 
 
@@ -101,11 +101,11 @@ def compares_with_noise(projection: Projection) -> bool:
 
 
 def noted_of(projection: Projection) -> DifferenceFacts | None:
-    """What was noted of a stored row of delta_of."""
+    """The facts in the label of a stored difference, None for any other row."""
     found = _NOTE.search(projection.derived.label) if projection.derived is not None else None
     return None if found is None else DifferenceFacts(float(found[1]), int(found[2]), float(found[3]), float(found[4]))
 
 
 def quantised_of(projection: Projection) -> str:
-    """How the weights of either parent are quantised, "" where neither is: of such a difference no rank is advised."""
+    """How the weights of a parent are quantised, "" if neither is; no rank is advised for differences of these."""
     return next((p.dequantisation for p in projection.parents if p.dequantisation), "")

@@ -1,4 +1,4 @@
-"""The leading directions of a projection: which of its inputs and outputs its largest singular values are made of."""
+"""The leading directions of a projection: the singular vectors of its largest singular values."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SMALLEST, _LARGEST = 1e-30, 1e30
 
 @dataclass(frozen=True, slots=True)
 class Directions:
-    """Of a matrix W of shape (m, n) the k = min(8, m, n) largest singular values, descending, with their vectors:
-    `left` of shape (m, k), `right` of shape (n, k); and the norms of its rows, (m,), and columns, (n,). As float64, of
-    numbers that were stored as float32."""
+    """The k = min(8, m, n) largest singular values of a matrix of shape (m, n), descending, with their vectors `left`,
+    shape (m, k), and `right`, (n, k); and the norms of its rows, (m,), and columns, (n,). float64 arrays of numbers
+    that were stored as float32."""
 
     values: Values
     left: Values
@@ -34,7 +34,7 @@ class Directions:
 
 
 def directions_of(projection: Projection) -> Projection:
-    """The leading directions of a projection, of a checkpoint or in the fixed gauge: a further row at its address."""
+    """The leading directions of a projection, as it is stored or in the fixed gauge: a further row at its address."""
     label, state = f"first {LEADING} directions", projection.derived
     if state is None:
         return derive(projection, Derived(DIRECTIONS, _VERSION, label, is_further=True, parents=(projection,)))
@@ -53,10 +53,10 @@ def matrix_behind(directions: Projection) -> Projection:
 
 
 def packed(found: Triplets) -> PackedTriplets:
-    """All numbers of the leading directions one after the other, as Projection.stored_count says.
+    """All numbers of the leading directions in one float32 array of Projection.stored_count numbers.
 
     Raises:
-        WeightsError: float32 does not hold them.
+        WeightsError: they are out of float32's range.
     """
     top = float(found.values[0])
     if top and not _SMALLEST < top < _LARGEST:
@@ -66,7 +66,7 @@ def packed(found: Triplets) -> PackedTriplets:
 
 
 def unpacked(projection: Projection, numbers: PackedTriplets | Values) -> Directions:
-    """What `packed` packed, of a projection of this shape."""
+    """The leading directions in an array that `packed` made, for a projection of this shape."""
     rows, cols = projection.rows, projection.cols
     k = min(LEADING, rows, cols)
     ends = np.cumsum([k, k * rows, k * cols, rows])

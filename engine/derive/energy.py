@@ -1,4 +1,4 @@
-"""The energy of what leaves a matrix under a second moment of its input: tr(W C W^T)."""
+"""The energy of a matrix's output under the second moment of its input: tr(W C W^T)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def energy(form: str, numbers: Sequence[Values], rows: Values) -> float:
-    """tr(R C R^T) of some rows R, float64, (k, n), C of a form of engine/moment and its numbers."""
+    """tr(R C R^T) for some rows R, float64, (k, n). C is given by its form (engine/moment.py) and its numbers."""
     if form == "diagonal":
         return float((rows**2 @ numbers[0]).sum())
     if form == "full":
@@ -28,7 +28,7 @@ def energy(form: str, numbers: Sequence[Values], rows: Values) -> float:
 
 
 def output_energy(checkpoint: Checkpoint, projection: Projection, form: str, numbers: Sequence[Values]) -> float:
-    """tr(W C W^T) of a projection of the checkpoint, read and multiplied on the CPU some rows at a time.
+    """tr(W C W^T) for a projection of the checkpoint, read and multiplied on the CPU some rows at a time.
 
     Raises:
         WeightsError: its weights cannot be read, or are not finite.

@@ -1,4 +1,4 @@
-"""The product of two factors that a checkpoint holds in the place of a matrix, by QR of both: it is never formed."""
+"""The product of two factors that a checkpoint holds in place of a matrix: by QR of both, it is never formed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 def multiply_factors(projection: Projection, matrices: Sequence[Weights]) -> Weighed | NotedMatrix:
-    """scale B A as R_B R_A^T, which has its singular values, where the first factor lies.
+    """scale R_B R_A^T, which has the singular values of scale B A, on the device of the first factor.
 
-    B is diagonal in blocks where there are several. The norm is summed apart, tr(B^T B A A^T). QR and product are off
-    by at most (m + n + k) eps |B| |A| each, k the size that the factors share: that is added to the error.
+    Several factors B are the diagonal blocks of one. The norm is computed separately, as tr(B^T B A A^T). QR and
+    product each have an error of at most (m + n + k) eps |B| |A|, where k is the inner size: it is added to the bound.
     """
     made = projection.derived
     assert made is not None
@@ -57,7 +57,7 @@ def _double(address: str, factor: Weights) -> Values:
     """A factor in float64.
 
     Raises:
-        WeightsError: it is not finite; the sentence names it.
+        WeightsError: it has values that are not finite.
     """
     try:
         exponent_of(factor)
@@ -67,7 +67,7 @@ def _double(address: str, factor: Weights) -> Values:
 
 
 def _diagonal(blocks: Sequence[Values]) -> Values:
-    """Blocks along the diagonal of one matrix."""
+    """One matrix with these blocks along its diagonal."""
     if len(blocks) == 1:
         return blocks[0]
     whole = np.zeros((sum(len(block) for block in blocks), sum(block.shape[1] for block in blocks)))

@@ -1,4 +1,4 @@
-"""The fixed gauge of a checkpoint's projections: which norm is folded into each, and which neurons are scaled."""
+"""Projections in the fixed gauge: which norm is folded into each, and which neurons are balanced."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _VERSION = 1
 
 
 class Gauge:
-    """Fixes the gauge of a checkpoint's projections. Reads the gains of its norms when they are asked for."""
+    """Fixes the gauge of a checkpoint's projections. Reads the gains of a norm when they are needed."""
 
     def __init__(self, checkpoint: Checkpoint, projections: Iterable[Projection]) -> None:
         self._gains = NormWeighting(checkpoint)
         self._neurons = Neurons(checkpoint, self._gains.norms, projections)
 
     def fixed(self, projection: Projection, under: Weighting | None = None) -> Projection:
-        """A projection of the checkpoint in the fixed gauge, with its address; its label says what was fixed.
+        """A projection of the checkpoint in the fixed gauge, at the same address; its label says what was fixed.
 
-        Its key is that of what has to be computed: of the weighting `norm` behind an RMS norm, of the projection itself
-        where there is nothing to fix. Under a weighting folding changes nothing, since its moments are of inputs behind
-        the gain, nor does balancing change down, whose inputs' moments are scaled with it: their keys are those under
-        the weighting. Where it is not known what is to be fixed, `problem` says why.
+        It shares the key of a state with the same spectrum: the weighting `norm` if only an RMS norm is folded in, the
+        projection itself if there is nothing to fix. Under a weighting, folding changes nothing, as the moments include
+        the gain; nor does balancing down, as the moments of its input are scaled too. Both then have the key of the
+        weighted projection. If it is not known what to fix, `problem` says why.
         """
         balanced, refusal = (None, "") if projection.is_product else self._scaled(projection)
         try:
@@ -60,7 +60,7 @@ class Gauge:
         return derive(projection, made)
 
     def _scaled(self, projection: Projection) -> tuple[tuple[Mlp, int] | None, str]:
-        """The MLP whose neurons are scaled and Neurons.degree, None of what is in none; and why its MLP is left."""
+        """The MLP to balance with its Neurons.degree, None for a projection of no MLP; and why an MLP is left out."""
         try:
             mlp = self._neurons.mlp_of(projection)
             return (None, "") if mlp is None else ((mlp, self._neurons.degree(mlp)), "")
@@ -68,7 +68,7 @@ class Gauge:
             return None, str(error)
 
     def _folding(self, projection: Projection) -> tuple[str, tuple[Operand, ...]]:
-        """What is folded into a projection: `none` or the form of the norm's moment, and the operand that says it.
+        """What is folded into a projection: NOTHING, or the form of the norm's moment with the operand for it.
 
         Raises:
             WeightsError: it is not known which norm feeds it, or its numbers cannot be had.
@@ -82,7 +82,7 @@ class Gauge:
         return moment.form, moment.operands[:1]
 
     def _folded(self, projection: Projection, folding: str, operands: tuple[Operand, ...]) -> Projection:
-        """With what the norm before it does."""
+        """The projection with the norm before it folded in."""
         if folding == NOTHING:
             made = Derived(AS_IT_IS, _VERSION, WORDS[NOTHING], False, (projection,), (), "", FIXED)
             return replace(projection, derived=made)
@@ -101,7 +101,7 @@ def _in_gauge(under: Projection) -> Projection:
 
 
 def _relabelled(plain: Projection, refusal: str) -> Projection:
-    """With the reason why the neurons of its MLP are not balanced, "" for none."""
+    """The projection with the reason in its label why its MLP is not balanced, "" for none."""
     if not refusal or plain.derived is None:
         return plain
     return replace(plain, derived=replace(plain.derived, label=f"{plain.derived.label}{LEFT}{refusal}"))

@@ -1,7 +1,7 @@
-"""The sign-flipped twin of a projection: the same sizes of weights under random signs.
+"""The sign-flipped twin of a projection: the same absolute weights with random signs.
 
-Its threshold rank, kf, is what the row and column scales alone leave of the rank: k/k0 compares with
-iid noise, k/kf with noise of the same |weights|, so their difference is structure in the signs.
+kf is the threshold rank of the twin. k/k0 compares a rank with that of iid noise, k/kf with that of noise with the same
+|weights|, and so the same row and column scales: their difference is structure in the signs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..spectrum import FLIPPED, Projection
 from .derived import derive
 
 
-@lru_cache(maxsize=1 << 16)  # a table asks for the twin of every cell: 5 us each made, 0.5 us remembered
+@lru_cache(maxsize=1 << 16)  # a table needs the twin of every cell: 5 us to make one, 0.5 us from the cache
 def flipped(projection: Projection) -> Projection:
-    """The twin of a projection: the same but for `derived` and `key`, so it is read, queued and stored like any."""
+    """The twin of a projection. Only `derived` and `key` differ, so it is read, queued and stored like any other."""
     return derive(projection, FLIPPED)

@@ -1,4 +1,4 @@
-"""The formulas by name: what makes a derived matrix of the matrices of its parents. One row and one file a formula."""
+"""The table of formulas: for each name the function that makes a derived matrix of those of its parents."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .weigh import NotedMatrix, Weighed, noise, weigh
 from .weighting import NOISE, WEIGHED
 
 Formula: TypeAlias = "Callable[[Projection, Sequence[Weights]], Weights | Weighed | NotedMatrix]"
-"""Takes the derived projection and its parents' matrices, each of shape (rows, cols) as its parent says, or, where
-`derived` names no parents, the one matrix as it is stored. It returns a new matrix of any float type, on any device.
+"""Takes the derived projection and the matrices of its parents, each of its parent's shape (rows, cols); if `derived`
+names no parents, the one matrix as it is stored. Returns a new matrix of any float type, on any device.
 
 Raises:
-    WeightsError: there is no such matrix; the sentence is the user's.
+    WeightsError: the matrix cannot be made; the user reads the message.
 """
 
 _FORMS = ("diagonal", "full", "layer_norm")

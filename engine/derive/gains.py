@@ -1,4 +1,4 @@
-"""The gains of norms as numbers that a formula takes: known by where they lie, and read when they are needed."""
+"""The gains of norms as operands of a formula: identified by where they lie in the file, read when they are needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Vectors:
-    """What Norms takes of a checkpoint: of 91,000 tensors a few hundred are vectors."""
+    """The part of a checkpoint that Norms needs: of 91,000 tensors a few hundred are vectors."""
 
     config: Mapping[str, Any]
     adapter: Mapping[str, Any]
@@ -31,17 +31,17 @@ class _Vectors:
 
 
 class Gains:
-    """The gains of a checkpoint's norms. Names alone are looked at before one is loaded, and numpy is not imported."""
+    """The gains of a checkpoint's norms. Until one is loaded only names are read, and numpy is not imported."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
     def before(self, projection: Projection) -> Operand:
-        """What the normalised input of a projection is multiplied with: loads as float64, shape (cols,).
+        """The gain of the norm before a projection; it loads as float64, shape (cols,).
 
         Raises:
-            WeightsError: it is not known which norm feeds the projection, or that is a LayerNorm, which takes the mean
-                away too.
+            WeightsError: it is not known which norm feeds the projection, or it is a LayerNorm, which also subtracts
+                the mean.
         """
         norm = self._norms.feeding(projection)
         if norm is not None and norm.centred:

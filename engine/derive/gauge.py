@@ -1,8 +1,8 @@
-"""The gauge of a projection: the same function of the model, written by weights of which a choice is taken away.
+"""The fixed gauge: among all weights that give the same model, one choice that is made by rule.
 
-Gains of norms are folded into what they feed, and the neurons of an MLP are scaled so that the row of up and the column
-of down that belong to each are of one length. Here is what such matrices are called: fixing names them, balance makes
-them. Imports neither torch nor numpy.
+Gains of norms are folded into the projections that they feed, and each neuron of an MLP is scaled so that its row of up
+and its column of down have one length. This file has the names and labels of such matrices; fixing.py makes the
+projections, balance.py the matrices. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from ..spectrum import Derived, Projection
 from .weighting import NORM, NORM_LABEL, WEIGHED
 
 FIXED = "fixed"
-"""What stands in `Derived.gauge`."""
+"""The value of `Derived.gauge`."""
 CENTRED, BALANCED, AS_IT_IS = "fold_layer_norm", "balance_", "as_it_is"
 """Names of formulas. BALANCED is followed by `up_` or `down_`, the degree of Neurons.degree, `_` and what is folded
-into up: `none`, or the form of the moment that a norm's gains give. Of an up under a weighting WEIGHED and its form
-come last, and the operands of the moment behind those of the folding."""
+into up: `none`, or the form of the moment that a norm's gains give. For an up under a weighting, WEIGHED and the form
+of its moment come last, and the operands of that moment after those of the folding."""
 NOTHING = "none"
 WORDS = {NOTHING: "as it is", "diagonal": "gains folded", "layer_norm": "gains and means folded"}
 SCALED, LEFT = "neurons balanced", "; not balanced: "
 IN_FIXED = f", {FIXED} gauge"
-"""What comes last in the label of a further row in it."""
+"""The end of the label of a further row in the fixed gauge."""
 
 
 def as_stored(projection: Projection) -> Projection:
-    """The projection of the same key under the name by which its spectrum is computed and kept: of one in the fixed
-    gauge that has the spectrum of another state, that state."""
+    """The state under which a projection's spectrum is computed and stored. A projection in the fixed gauge may share
+    the key of another state, see Gauge.fixed: then it is that state, else the projection."""
     made = projection.derived
     if made is None or not made.gauge:
         return projection
@@ -45,7 +45,7 @@ def as_stored(projection: Projection) -> Projection:
 
 
 def _further_as_stored(projection: Projection, made: Derived) -> Projection:
-    """A product, or some rows, of projections in the gauge: as of these under a weighting, or the gains."""
+    """A product or some rows of projections in the gauge, as made of projections under a weighting or the gains."""
     if WEIGHED not in made.formula:
         return projection
     label = made.label.removesuffix(IN_FIXED)
@@ -56,13 +56,12 @@ def _further_as_stored(projection: Projection, made: Derived) -> Projection:
 
 
 def is_fixed(projection: Projection) -> bool:
-    """Whether it is a projection in the fixed gauge."""
+    """Return whether it is a projection in the fixed gauge."""
     return projection.derived is not None and projection.derived.gauge == FIXED and not projection.derived.is_further
 
 
 def weighting_label(projection: Projection) -> str:
-    """The label of the weighting that a projection is under, or a product of projections that stands in the gauge in
-    their place; "" of none."""
+    """The label of the weighting of a projection, or of a product that replaces some in the gauge; "" for none."""
     made = projection.derived
     if made is None or not made.weighting or (made.is_further and not made.gauge):
         return ""
@@ -70,13 +69,13 @@ def weighting_label(projection: Projection) -> str:
 
 
 def why_not_balanced(projection: Projection) -> str:
-    """Why the neurons of its MLP are as they are, of one in the fixed gauge; "" where there is no reason to say."""
+    """Why the MLP of a projection in the fixed gauge is not balanced; "" if it is, or needs no reason."""
     made = projection.derived
     return made.label.partition(LEFT)[2] if made is not None and is_fixed(projection) and not made.weighting else ""
 
 
 def what_is_fixed(projections: Iterable[Projection]) -> str:
-    """What was fixed in any of them, for titles: `gains folded, neurons balanced`; "" where nothing was."""
+    """What was fixed in any of these, for titles: `gains folded, neurons balanced`; "" if nothing was."""
     made = (p.derived for p in projections if p.derived is not None and p.problem is None)
     found = {each.formula for each in made if each.gauge == FIXED}
     parts = {

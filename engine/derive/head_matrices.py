@@ -1,7 +1,7 @@
-"""Single heads of an attention: which matrices are made of its projections, and what they are called.
+"""Projections for single heads of an attention: rows of query, key and value, and the products QK and OV.
 
-A head's query, key and value are some rows of the projection. Its scores are those of QK = W_q^T W_k, what it writes
-is OV = W_o W_v, both of the rank of a head at most. Imports neither torch nor numpy.
+A head's query, key and value are some rows of the projections. QK = W_q^T W_k gives its scores, OV = W_o W_v what it
+writes; the rank of both is at most the head's dimension. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .latent import PRODUCT
 from .weighting import REFUSED, WEIGHED
 
 HEAD = "head_"
-"""What the names of the formulas begin with. ROWS, QK or OV follows; of projections in another state `_` and the
+"""The beginning of the names of the formulas. ROWS, QK or OV follows; for projections in another state `_` and the
 formula of that state come last."""
 ROWS, QK, OV = "rows", "qk", "ov"
 QUERY, KEY, VALUE, GROUP_OV = "query", "key", "value", "kv_ov"
 KINDS = (QUERY, KEY, VALUE, QK, OV, GROUP_OV)
-"""What is shown of heads: rows of the projections; QK and OV of each query head; all OV that share a KV head."""
+"""The kinds of matrices of a head: rows of the projections; QK and OV by query head; the OVs that share a KV head."""
 NAMES = {QUERY: "query", KEY: "key", VALUE: "value", QK: "QK", OV: "OV", GROUP_OV: "OV by KV head"}
 BY_KV_HEAD = (KEY, VALUE, GROUP_OV)
 _VERSION = 1
@@ -34,7 +34,7 @@ _OFFSET = re.compile(r"offset (\d+), RoPE")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Which head a row is of, from its address: that of the attention, the number, and what of it (see KINDS)."""
+    """The head that a row belongs to: the address of its attention, its number, and the row's kind (see KINDS)."""
 
     attention: str
     number: int
@@ -42,7 +42,7 @@ class Head:
 
 
 def head_of(projection: Projection) -> Head | None:
-    """Which head a row is of; None of what is none of a head."""
+    """The head that a row belongs to, read from its address; None if it belongs to no head."""
     found = _ADDRESS.match(projection.address)
     made = projection.derived
     if (
@@ -57,20 +57,22 @@ def head_of(projection: Projection) -> Head | None:
 
 
 def is_kv_ov(projection: Projection) -> bool:
-    """Whether it is the OV of the heads that share a KV head, which the fixed gauge shows for value and output."""
+    """Return whether it is the OV of the heads that share a KV head, shown in the fixed gauge for value and output."""
     made = projection.derived
     return made is not None and made.formula.startswith(HEAD + OV) and projection.role == GROUP_OV
 
 
 def is_as_it_is(projection: Projection) -> bool:
-    """Whether a row of heads is of projections as they are, under no weighting and with nothing folded."""
+    """Return whether a head's row is made of projections as stored: no weighting, and nothing folded."""
     return projection.derived is not None and projection.derived.formula in [HEAD + kind for kind in (ROWS, QK, OV)]
 
 
 def is_like_noise(projection: Projection) -> bool:
-    """Whether noise of its shape says something of a row: not of products, of heads or of latent attention's factors,
-    which noise is no product of, nor of heads under a weighting or in a gauge, of which there is no noise. Of all else,
-    also what is of no head."""
+    """Return whether a row can be compared with iid noise of its shape.
+
+    Products (of heads, or of latent attention's factors) cannot, as iid noise is no product; nor can heads under a
+    weighting or in a gauge. All else can, including rows that belong to no head.
+    """
     made = projection.derived
     if made is None or not made.formula.startswith((HEAD, PRODUCT)):
         return True
@@ -78,14 +80,14 @@ def is_like_noise(projection: Projection) -> bool:
 
 
 def offset_of(projection: Projection) -> int | None:
-    """At which distance of two tokens a QK is; None of what is no QK."""
+    """The distance of the two tokens for which a QK is made; None if the row is no QK with RoPE."""
     found = _OFFSET.search(projection.derived.label if projection.derived is not None else "")
     return int(found[1]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
 class Turned:
-    """A query `offset` tokens behind its key: rows are rotated as `rope` says, each pair by so many radians a token."""
+    """A query `offset` tokens behind its key: `rope` tells how rows are paired, `frequencies` are radians a token."""
 
     offset: int
     rope: Rope
@@ -97,9 +99,9 @@ def heads_of(
 ) -> list[Projection]:
     """The rows of one kind, in the order of the heads.
 
-    `states` are the projections by address as they are shown, under a weighting or in the fixed gauge, None: as they
-    are. Without `turned` query and key are of one token, where RoPE changes nothing. Of what cannot be made `problem`
-    says why.
+    `states` maps addresses to projections under a weighting or in the fixed gauge, from which the heads are made; None
+    for projections as stored. Without `turned`, query and key belong to one token, where RoPE changes nothing. If a row
+    cannot be made, its `problem` says why.
     """
     shown = states or {}
     count = attention.kv_count if kind in BY_KV_HEAD else attention.count
@@ -108,7 +110,7 @@ def heads_of(
 
 @dataclass(frozen=True, slots=True)
 class _RowRecipe:
-    """What a row is made of: shape, parents, numbers for the formula, and the states of those that are weighted."""
+    """What a row is made of: its shape, its parents, numbers for the formula, and the parents' states (`shown`)."""
 
     formula: str
     shape: tuple[int, int]
@@ -132,7 +134,7 @@ def _row(a: Attention, kind: str, number: int, states: Mapping[str, Projection],
     if kind == QK and turned is not None and turns:
         angles = (turned.offset * f for f in turned.frequencies)
         operands.append(_operand((turned.rope.dims, turned.rope.is_interleaved, *angles)))
-    label = NAMES[kind] + (_said_of(a, turned) if kind == QK else "")
+    label = NAMES[kind] + (_positions_label(a, turned) if kind == QK else "")
     return _made(beside, plan, tuple(operands), label)
 
 
@@ -144,7 +146,7 @@ def _plan(a: Attention, kind: str, number: int, states: Mapping[str, Projection]
         parent, dim = {QUERY: (a.query, a.query_dim), KEY: (a.key, a.dim), VALUE: (a.value, a.value_dim)}[kind]
         return _RowRecipe(ROWS, (dim, parent.cols), (parent,), (number * dim, dim), (shown(parent),))
     if kind == QK:
-        # The rows of a query's head behind the first `dim` are those that meet the rotated key of latent attention.
+        # In latent attention, the rows of a query head after the first `dim` are multiplied with the rotated key.
         numbers = (number * a.query_dim, number // a.group * a.dim, a.dim, int(is_turned))
         shape = min(a.dim, a.query.cols), min(a.dim, a.key.cols)
         return _RowRecipe(QK, shape, (a.query, a.key), numbers, (shown(a.query), shown(a.key)), a.no_qk)
@@ -155,7 +157,7 @@ def _plan(a: Attention, kind: str, number: int, states: Mapping[str, Projection]
     return _RowRecipe(OV, shape, (a.value, a.output), numbers, (shown(a.value),), a.no_ov)
 
 
-def _said_of(a: Attention, turned: Turned | None) -> str:
+def _positions_label(a: Attention, turned: Turned | None) -> str:
     if a.key.block == "cross_attention":
         return ", queries and keys of two streams"
     if a.is_latent:

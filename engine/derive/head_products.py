@@ -1,4 +1,4 @@
-"""What head_matrices.py names: rows of a projection, and products of two factors by QR, which are never formed."""
+"""The matrices of single heads: rows of a projection, and products of two factors by QR, which are never formed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .weighting import WEIGHED, by_moment
 
 
 def head_rows(projection: Projection, matrices: Sequence[Weights]) -> Weights | Weighed:
-    """The rows of one head of a projection, in the state in which that is shown."""
+    """The rows of one head of a projection, in the state of that projection."""
     assert projection.derived is not None
     start, count = map(int, numbers_of(projection.derived.operands[:1])[0])
     return _in_state(projection, matrices[0][start : start + count])
 
 
 def multiply_qk(projection: Projection, matrices: Sequence[Weights]) -> Weighed:
-    """W_q^T W_k of a head, under a weighting C^1/2 W_q^T W_k C^1/2; of tokens apart W_q^T R W_k, R the rotation."""
+    """W_q^T W_k of a head; under a weighting C^1/2 W_q^T W_k C^1/2; for tokens apart W_q^T R W_k, R the rotation."""
     made = projection.derived
     assert made is not None
     first, second, dim, is_turned = map(int, numbers_of(made.operands[:1])[0])
@@ -46,7 +46,7 @@ def multiply_qk(projection: Projection, matrices: Sequence[Weights]) -> Weighed:
 
 
 def multiply_ov(projection: Projection, matrices: Sequence[Weights]) -> Weighed:
-    """W_o W_v of a head, of several that share a value all of them as one matrix over another, W_v as it is shown."""
+    """W_o W_v of a head, with W_v in its state; for several heads that share a value, their W_o stacked by rows."""
     made = projection.derived
     assert made is not None
     row, column, dim, heads = map(int, numbers_of(made.operands[:1])[0])
@@ -58,7 +58,7 @@ def multiply_ov(projection: Projection, matrices: Sequence[Weights]) -> Weighed:
 
 
 def _in_state(projection: Projection, rows: Weights) -> Weights | Weighed:
-    """Rows of a projection under the weighting, or with the norm, that its formula names and its last operands say."""
+    """Rows of a projection under the weighting, or with the norm folded in, that its formula and last operands give."""
     made = projection.derived
     assert made is not None
     if WEIGHED in made.formula:
@@ -69,10 +69,10 @@ def _in_state(projection: Projection, rows: Weights) -> Weights | Weighed:
 
 
 def _factor(projection: Projection, parent: int, rows: Weights) -> tuple[Values, float]:
-    """One factor as it is shown, shape (dim, n), and which share of its moment's trace was negative.
+    """One factor in its state, shape (dim, n), and the share of its moment's trace that was negative.
 
     Raises:
-        WeightsError: it is not finite; the sentence names the parent.
+        WeightsError: it has values that are not finite; the message names the parent.
     """
     try:
         found = _in_state(projection, rows)
@@ -85,9 +85,9 @@ def _factor(projection: Projection, parent: int, rows: Weights) -> tuple[Values,
 
 
 def _product(left: tuple[Values, float], right: tuple[Values, float], like: Weights) -> Weighed:
-    """A^T B of A (dim, m) and B (dim, n) as R_A R_B^T, which has its singular values, where `like` lies.
+    """R_A R_B^T, which has the singular values of A^T B for A (dim, m) and B (dim, n), on the device of `like`.
 
-    Its norm is summed apart, tr(A A^T B B^T). What rounding does to it is bounded as it is under a weighting.
+    Its norm is computed separately, as tr(A A^T B B^T). Its rounding error is bounded as under a weighting.
     """
     (a, of_a), (b, of_b) = left, right
     back = exponent_of(a) + exponent_of(b)
@@ -106,7 +106,7 @@ def _product(left: tuple[Values, float], right: tuple[Values, float], like: Weig
 
 
 def _turned(rows: Weights, layout: RotaryLayout, angles: Values) -> Weights:
-    """Rows of one head, those that RoPE leaves first, then its pairs turned by their angles."""
+    """The rows of one head: first those that RoPE leaves as they are, then its pairs, rotated by their angles."""
     held = host_array(_double(rows))
     pairs = layout.pairs(held)[:, 0] * np.exp(1j * angles)[:, None]
     turned: Weights = placed(np.concatenate([layout.unrotated(held), rows_of(pairs)]), rows)

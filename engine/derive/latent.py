@@ -1,8 +1,8 @@
-"""Latent attention (MLA) made of a layer's keys and values: what the matrix whose rank it would take is called.
+"""Latent attention (MLA) made of a layer's keys and values: the projection whose rank is the kv_lora_rank.
 
-Its rank k is the kv_lora_rank: of each token k numbers are kept, from which keys and values are expanded. Keys are
-rotated by position: either all of them are after they are expanded, or some of their rows keep their rotation and are
-kept beside the k numbers. Imports neither torch nor numpy.
+With rank k, the cache keeps k numbers of each token, from which keys and values are expanded. Keys are rotated by
+position: either all of them once they are expanded, or some of their rows keep RoPE and are cached in addition to the k
+numbers. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 GainOf: TypeAlias = Callable[[Projection], Operand]
 LATENT, PRODUCT = "latent_", "product_"
-"""What the names of the formulas begin with. LATENT is followed by what Way.stem says, PRODUCT by what it is of; of a
-matrix under a weighting `_`, WEIGHED and the form of the moment come last."""
+"""The beginnings of the names of the formulas. LATENT is followed by Way.stem, PRODUCT by the role of the product; for
+a matrix under a weighting `_`, WEIGHED and the form of the moment come last."""
 RECOMPUTE, DECOUPLED, PER_HEAD = "recompute", "decoupled", "per-head"
 CHOICES = ("norm", "high", "low", "uniform")
 BALANCES = ("whole", "own", "none")
 KEY_VALUE, QUERY_PRODUCT = "key_value", "query_product"
 PRODUCTS = {KEY_VALUE: f"{PRODUCT}key_value", QUERY_PRODUCT: f"{PRODUCT}query"}
-"""The formulas of the products of latent attention, by role."""
+"""The formulas for products of latent attention's factors, by role."""
 _VERSION = 1
 _ROPE = re.compile(rf"({DECOUPLED}|{PER_HEAD}):(\d{{1,9}})(?::(\w+))?")
 _NORMS = re.compile(r"\|K\| (\S+), rest (\S+), \|V\| (\S+)$")
@@ -40,11 +40,12 @@ _NORMS = re.compile(r"\|K\| (\S+), rest (\S+), \|V\| (\S+)$")
 class Way:
     """How a layer would be made latent.
 
-    `rope`: RECOMPUTE, or `dims` rows of the key keep RoPE: DECOUPLED as one key that all heads share, made by a
-    rotation over the KV heads that is complex, or real where `is_real`; PER_HEAD of each head, those of `choice`: the
-    pairs of largest norm, of the highest or the lowest frequencies, or evenly spread over these.
-    `balance`: by what norms keys and values are divided: `whole`, of all keys and of the values; `own`, of what of the
-    keys has left RoPE and of the values; `none`. `bias`: the biases are one more column, of an input that is always 1.
+    `rope`: with RECOMPUTE no rows of the key keep RoPE. With DECOUPLED `dims` rows do, as one key that all heads share,
+    made by a rotation over the KV heads that is complex, or real if `is_real`. With PER_HEAD `dims` rows of each head
+    do, by `choice`: the pairs of largest norm, of the highest or lowest frequencies, or evenly spread over these.
+    `balance`: keys and values are divided by their norms before they are stacked: `whole` takes the norm of all keys,
+    `own` that of the keys without RoPE, `none` does not divide. `bias`: the biases are one more column, for an input
+    feature that is always 1.
     """
 
     rope: str = RECOMPUTE
@@ -56,7 +57,7 @@ class Way:
 
     @property
     def text(self) -> str:
-        """As a user writes it: `decoupled:64 --real`, `per-head:16:high`, `recompute --balance own`."""
+        """The options as a user writes them: `decoupled:64 --real`, `per-head:16:high`, `recompute --balance own`."""
         parts = [self.rope, *([str(self.dims)] if self.dims else []), *([self.choice] if self.choice else [])]
         options = " --real" * self.is_real + (f" --balance {self.balance}" if self.balance != "whole" else "")
         options += " --bias append" * self.bias
@@ -64,12 +65,12 @@ class Way:
 
     @property
     def stem(self) -> str:
-        """For the name of its formula, which `dims` is no part of."""
+        """The part of the formula's name that tells ways apart, without `dims`."""
         return "_".join(filter(None, (self.rope, self.choice, "real" * self.is_real, self.balance, "bias" * self.bias)))
 
 
 def ways() -> list[Way]:
-    """One of each stem."""
+    """All ways with different stems, with `dims` 0."""
     ropes = [(RECOMPUTE, "", False), (DECOUPLED, "", False), (DECOUPLED, "", True)]
     ropes += [(PER_HEAD, choice, False) for choice in CHOICES]
     plain = [Way(rope, 0, choice, real, balance) for rope, choice, real in ropes for balance in BALANCES]
@@ -77,10 +78,10 @@ def ways() -> list[Way]:
 
 
 def way(text: str, is_real: bool = False, balance: str = "whole", bias: bool = False) -> Way:
-    """The way that a user names: `recompute`, `decoupled:64`, `per-head:16`, `per-head:16:high`.
+    """Read --rope as a user writes it: `recompute`, `decoupled:64`, `per-head:16`, `per-head:16:high`.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: it has another form, an odd number of rows, or --real without `decoupled`.
     """
     if text == RECOMPUTE:
         if is_real:
@@ -106,15 +107,14 @@ def latent_of(
     under: Weighting | None = None,
     biases: tuple[Operand, ...] = (),
 ) -> Projection:
-    """The further row whose spectrum says which kv_lora_rank a layer with keys and values would take.
+    """The further row whose spectrum gives the kv_lora_rank that a layer with keys and values would need.
 
-    `heads` are those of the key, needed where some rows keep RoPE. Of a layer without RoPE none have to.
-    `biases` are those of key and value where they are one more column: the weighting is then of inputs with a last
-    feature that is always 1. Under a weighting whose moments of key and value differ, or that has none, its `problem`
-    says so.
+    `heads` describes the heads of the key and is needed if some rows keep RoPE; in a layer without RoPE none do.
+    `biases` are those of key and value if they are one more column; `under` then belongs to inputs with a last feature
+    that is always 1. If `under` has no moment for key or value, or different ones, the row's `problem` says so.
 
     Raises:
-        InputError: fewer rows are rotated than shall keep RoPE.
+        InputError: RoPE rotates fewer rows than are to keep it.
     """
     key, value = cache.roles["key"], cache.roles["value"]
     kept = 0 if heads is None else _kept(cache, chosen, heads)
@@ -140,13 +140,13 @@ def latent_of(
 
 
 def products_of(cache: Cache, gain: GainOf, under: Weighting | None = None) -> tuple[Projection, ...]:
-    """The further rows that are the products of a latent attention's factors: of KEY_VALUE kv_b diag(gain) kv_a, and
-    where queries have factors too of QUERY_PRODUCT q_b diag(gain) q_a. `gain` gives the numbers of the norm before a
-    second factor, see Gains.before.
+    """The products of a latent attention's factors as further rows: kv_b diag(gain) kv_a for KEY_VALUE and, if queries
+    have factors too, q_b diag(gain) q_a for QUERY_PRODUCT. `gain` returns the gain of the norm before a second factor,
+    see Gains.before.
 
-    Under a weighting they are the second factors under the moments of the latent behind that norm. The shape of each is
-    that of a matrix with the same singular values, of which no side is larger than the latent's. Where the gain or the
-    moments are not known, its `problem` says so.
+    Under a weighting they are the second factors under the moments of the latent after that norm. The shape of each row
+    is that of a smaller matrix with the same singular values: no side is larger than the latent. If the gain or the
+    moments are not known, the row's `problem` says so.
     """
     found = [_product(cache, KEY_VALUE, gain, under)]
     if {"query_a", "query_b"} <= cache.roles.keys():
@@ -173,7 +173,7 @@ def _product(cache: Cache, role: str, gain: GainOf, under: Weighting | None) -> 
 
 
 class KeyValueNorms(NamedTuple):
-    """The norms of the keys of a layer, of the `rest` of them that has left RoPE, and of the values."""
+    """The norms of a layer's keys, of the `rest` of the keys that does not keep RoPE, and of the values."""
 
     keys: float
     rest: float
@@ -181,26 +181,26 @@ class KeyValueNorms(NamedTuple):
 
 
 def norms_of(label: str) -> KeyValueNorms | None:
-    """From the label of a stored row of latent_of: the norms under its weighting."""
+    """The norms, under the weighting, in the label of a stored row of latent_of; None for any other row."""
     found = _NORMS.search(label)
     return KeyValueNorms(float(found[1]), float(found[2]), float(found[3])) if found else None
 
 
 def norms_note(keys: float, rest: float, values: float) -> str:
-    """What norms_of reads."""
+    """The norms as text at the end of a label, from which norms_of reads them."""
     return f"|K| {keys!r}, rest {rest!r}, |V| {values!r}"
 
 
 def is_latent(projection: Projection) -> bool:
-    """Whether it is a row of latent_of."""
+    """Return whether it is a row of latent_of."""
     return projection.derived is not None and projection.derived.formula.startswith(LATENT)
 
 
 def _kept(cache: Cache, chosen: Way, heads: Heads) -> int:
-    """Rows of the key that keep RoPE.
+    """The number of rows of the key that keep RoPE.
 
     Raises:
-        InputError: fewer are rotated.
+        InputError: RoPE rotates fewer rows.
     """
     each, count = heads.rope.dims, heads.count
     if not each:
@@ -243,10 +243,10 @@ def _refused(beside: Projection, made: Derived, error: WeightsError) -> Projecti
 
 
 def shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) -> Moment:
-    """The second moment of the one input, of so many features, of several projections.
+    """The second moment of the input that several projections share, which has `cols` features.
 
     Raises:
-        WeightsError: it is not known, or they have several.
+        WeightsError: it is not known, or differs between them.
     """
     found = [under.moment(p) for p in parents]
     for p, moment in zip(parents, found, strict=True):

@@ -17,16 +17,16 @@ from .slabs import Array
 ToDevice: TypeAlias = Callable[[Values], Array]
 
 MOST_NEGATIVE = 1e-5
-"""How far the smallest eigenvalue of a second moment may lie below 0, over the largest: rounding of float32 sums."""
+"""How far the smallest eigenvalue of a second moment may lie below 0, relative to the largest: float32 sums round."""
 _KEPT_BYTES = 1 << 30
 
 
 class Factor(Protocol):
-    """S, shape (n, n). C is held in units of 4^`exponent`, S in 2^`exponent`: their largest entries lie near 1.
+    """S, shape (n, n). C is in units of 4^`exponent`, S in units of 2^`exponent`: their largest entries are near 1.
 
-    `norm` is an upper bound of the spectral norm of C, `clipped` the share of its trace that lay in negative
-    eigenvalues, which count as 0. `is_exact`: W S has an error of an eps in each entry and no other, for C is diagonal.
-    `diagonal` is that of C, shape (n,).
+    `norm` is an upper bound of the spectral norm of C. `clipped` is the share of its trace that lay in negative
+    eigenvalues, which count as 0. `is_exact`: C is diagonal, so the entries of W S have relative errors of an eps.
+    `diagonal` is the diagonal of C, shape (n,).
     """
 
     exponent: int
@@ -36,21 +36,21 @@ class Factor(Protocol):
     diagonal: Array
 
     def times(self, rows: Array) -> Array:
-        """w S for rows w of a matrix, shape (k, n), in a new array of that shape."""
+        """w S for some rows w of a matrix, shape (k, n), as a new array of that shape."""
         ...
 
     def energy(self, rows: Array) -> float:
-        """The trace of w C w^T, of C and not by way of `times`."""
+        """The trace of w C w^T, computed from C, not by `times`."""
         ...
 
     @property
     def size(self) -> int:
-        """Bytes that it holds."""
+        """How many bytes it holds."""
         ...
 
 
 class Diagonal:
-    """Of C = diag(d)."""
+    """The factor of C = diag(d)."""
 
     clipped, is_exact = 0.0, True
 
@@ -72,10 +72,10 @@ class Diagonal:
 
 
 class LayerNorm:
-    """Of C = diag(g) (I - u u^T) diag(g) + b b^T, u = 1 / sqrt n.
+    """The factor of C = diag(g) (I - u u^T) diag(g) + b b^T, u = 1 / sqrt n.
 
     W C W^T = A (I - u u^T) A^T + (W b) (W b)^T, A = W diag(g). The reflection H that takes u to -e_1 turns
-    A (I - u u^T) into A H without its first column, which makes room for W b: n columns hold it all.
+    A (I - u u^T) into A H without its first column, whose place W b takes: n columns are enough.
     """
 
     clipped, is_exact = 0.0, False
@@ -107,7 +107,7 @@ class LayerNorm:
 
 
 class Full:
-    """Of C = Q L Q^T: S = Q L^1/2, its negative eigenvalues set to 0."""
+    """The factor of C = Q L Q^T: S = Q L^1/2, with negative eigenvalues set to 0."""
 
     is_exact = False
 
@@ -123,7 +123,7 @@ class Full:
             raise WeightsError(f"no second moments: their smallest eigenvalue is negative, {over}")
         below = values < 0
         self._factor = vectors * values.clip(min=0) ** 0.5
-        # What rounding leaves below 0 of a singular matrix is lost in the tolerance of the trace.
+        # Negative eigenvalues that are mere rounding of a singular matrix are within the tolerance of the trace.
         gone = values < -len(moments) * _EPS * top
         self._gone = vectors[:, gone] * (-values[gone]) ** 0.5
         trace = float(values.abs().sum() if hasattr(values, "abs") else np.abs(values).sum())
@@ -146,8 +146,8 @@ _FORMS: dict[str, Callable[[Sequence[Values], ToDevice], Factor]] = {
 
 
 class Factors:
-    """The factors that were asked for last, on their devices: the projections of a block share one, which costs more
-    than all of their spectra. Any number of threads may ask; they wait for the same one, not for others."""
+    """A cache of factors, on their devices: the projections of a block share one, and it costs more than all of their
+    spectra. Thread-safe: a thread waits while another makes the same factor, not while it makes other ones."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -155,10 +155,10 @@ class Factors:
         self._kept: OrderedDict[tuple[str, ...], Factor] = OrderedDict()
 
     def get(self, form: str, operands: Sequence[Operand], held: str, place: ToDevice) -> Factor:
-        """The factor of a moment of this form, its numbers where `place` brings them; `held` names that place.
+        """The factor of a moment of this form. `place` moves its numbers to a device, and `held` names that device.
 
         Raises:
-            WeightsError: the numbers cannot be had, or are no second moments.
+            WeightsError: the numbers cannot be loaded, or are no second moments.
             RuntimeError: no room on the device.
         """
         key = (form, held, *(operand.digest for operand in operands))
@@ -180,10 +180,10 @@ class Factors:
 
 
 def numbers_of(operands: Sequence[Operand]) -> list[Values]:
-    """What operands load.
+    """Load the numbers of operands, as float64.
 
     Raises:
-        WeightsError: they cannot be had, or hold NaN or infinite values.
+        WeightsError: they cannot be loaded, or hold NaN or infinite values.
     """
     found = []
     for operand in operands:
@@ -197,7 +197,11 @@ def numbers_of(operands: Sequence[Operand]) -> list[Values]:
 
 
 def _eigh(moments: Array) -> tuple[Array, Array]:
-    """Ascending eigenvalues and eigenvectors."""
+    """The eigenvalues of a symmetric matrix, ascending, and its eigenvectors.
+
+    Raises:
+        WeightsError: LAPACK does not converge.
+    """
     if isinstance(moments, np.ndarray):
         try:
             return np.linalg.eigh(moments)
@@ -210,10 +214,10 @@ def _eigh(moments: Array) -> tuple[Array, Array]:
 
 
 def _exponent(top: float) -> int:
-    """Of the power of two that is next above it; 0 for 0."""
+    """The exponent of the power of two next above `top`; 0 for 0."""
     return math.frexp(top)[1] if top > 0 else 0
 
 
 def _scaled(values: Values, exponent: int) -> Values:
-    """values / 2^exponent, which rounds nothing but what falls below the normal numbers."""
+    """values / 2^exponent, exact but for results below the smallest normal number."""
     return np.ldexp(values, -exponent)

@@ -1,4 +1,4 @@
-"""The weighting `norm`: the second moment that the norm before a projection gives its input."""
+"""The weighting `norm`: the second moment that a projection's input has by the gain of the norm before it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class NormWeighting:
-    """C of an input whose normalised values are uncorrelated and of variance 1: what the gains of a model say alone.
+    """Second moments C from the gains of a model's norms, if normalised values are uncorrelated and have variance 1.
 
-    diag(gain^2) behind an RMS norm, diag(gain) (I - 1 1^T / n) diag(gain) + bias bias^T behind a LayerNorm. Where it is
-    known that no norm feeds a projection C is I, and its spectrum the raw one: `says` tells them apart. Constant
-    factors are left aside.
+    diag(gain^2) after an RMS norm, diag(gain) (I - 1 1^T / n) diag(gain) + bias bias^T after a LayerNorm. If it is
+    known that no norm feeds a projection, C is I and the spectrum the raw one; `says` tells which. Constant factors are
+    left out.
     """
 
     name, label = NORM, NORM_LABEL
@@ -42,7 +42,7 @@ class NormWeighting:
         """See Weighting.
 
         Raises:
-            WeightsError: it is not known which norm feeds the projection, or its numbers cannot be had.
+            WeightsError: it is not known which norm feeds the projection, or its numbers cannot be read.
         """
         norm, cols = self.norms.feeding(projection), projection.cols
         if norm is None:
@@ -54,7 +54,7 @@ class NormWeighting:
             return self._moments[key]
 
     def says(self, projection: Projection) -> str:
-        """What a title says of this projection: which norm feeds it, or that none does.
+        """The words for a title on which norm feeds this projection, or that none does.
 
         Raises:
             WeightsError: it is not known which.
@@ -65,8 +65,8 @@ class NormWeighting:
         return f"gain of {printable(norm.path)}" if norm.path else "a norm without gains"
 
     def folded(self, projection: Projection, inputs: Values) -> Values:
-        """Directions among the inputs of a projection, (cols, k), as what they read of the normalised residual stream:
-        times the gain, and behind a LayerNorm without their mean.
+        """Input directions of a projection, (cols, k), as directions of the normalised residual stream that they read:
+        times the gain and then, for a LayerNorm, without their mean.
 
         Raises:
             WeightsError: as `moment`.
@@ -78,8 +78,8 @@ class NormWeighting:
         return through - through.mean(axis=0) if norm.centred else through
 
     def signed(self, projection: Projection, inputs: Values) -> Values:
-        """The same of directions in the fixed gauge, where the gain of an RMS norm is folded in without its sign, that
-        of a LayerNorm with its sign and without the mean.
+        """The same for directions in the fixed gauge. There the gain of an RMS norm is folded in without its sign, so
+        the sign is applied here; that of a LayerNorm is folded in whole, and nothing is left to do.
 
         Raises:
             WeightsError: as `moment`.
@@ -91,8 +91,8 @@ class NormWeighting:
         return turned
 
     def unfolded(self, projection: Projection, outputs: Values) -> Values:
-        """Directions among the outputs of a projection, (rows, k), as the final norm hands them to the unembedding, but
-        for its length: behind a LayerNorm without their mean, then times the gain.
+        """Output directions of a projection, (rows, k), as the final norm passes them to the unembedding, apart from
+        their length: for a LayerNorm without their mean, then times the gain.
 
         Raises:
             WeightsError: it is not known which norm is the final one, or its numbers do not fit.
@@ -108,14 +108,14 @@ class NormWeighting:
     def _made(self, norm: Norm, projection: Projection) -> Moment:
         gain = self._read(norm.gain, projection, 1.0)
         if norm.centred and norm.gain and norm.gain.shape != (projection.cols,):
-            # The mean of each head is subtracted, and C is no longer of the form that a Moment has.
+            # The mean of each head is subtracted, and a Moment has no form for that C.
             raise WeightsError(f"{projection.address}: {printable(norm.path)} is a LayerNorm of each head")
         if norm.plus_one:
             gain = gain + 1.0
         return layer_norm(gain, self._read(norm.bias, projection, 0.0)) if norm.centred else diagonal(gain * gain)
 
     def _read(self, tensor: Tensor | None, projection: Projection, absent: float) -> Values:
-        """The numbers of a norm as float64, shape (cols,), repeated where there are those of one head.
+        """The numbers of a norm as float64, shape (cols,), repeated if they are those of one head.
 
         Raises:
             WeightsError: they cannot be read, are not finite, or do not fit the projection.

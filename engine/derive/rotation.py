@@ -1,7 +1,7 @@
-"""Which rows of a key keep RoPE when it is made latent, and what is left of it then.
+"""Which rows of a key keep RoPE when it is made latent, and the other rows.
 
-Rows of a key that are rotated as a pair are one row of complex numbers, z = a + i b, and RoPE turns each by a phase of
-its position: whatever mixes the z of one frequency over the KV heads commutes with it.
+Two rows that RoPE rotates as a pair are one row of complex numbers, z = a + i b, and RoPE multiplies each number by a
+phase for its position. A mixing of the z of one frequency over the KV heads therefore commutes with RoPE.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Pairs: TypeAlias = NDArray[np.complex128]
 
 @dataclass(frozen=True, slots=True)
 class RotaryLayout:
-    """How the rows of a key stand: `count` heads of `head_dim` rows, of which the first `rotated` make pairs, 2 i and
-    2 i + 1 where `is_interleaved`, else i and i + rotated / 2."""
+    """How the rows of a key are ordered: `count` heads of `head_dim` rows. The first `rotated` rows of a head make
+    pairs: 2 i and 2 i + 1 if `is_interleaved`, else i and i + rotated / 2."""
 
     count: int
     head_dim: int
@@ -28,8 +28,8 @@ class RotaryLayout:
     is_interleaved: bool
 
     def pairs(self, key: Values) -> Pairs:
-        """The rotated rows of a key of shape (count x head_dim, n), shape (rotated / 2, count, n): by frequency, the
-        highest first, and head."""
+        """The rotated rows of a key of shape (count x head_dim, n) as complex pairs, shape (rotated / 2, count, n): by
+        frequency, highest first, and head."""
         rows = key.reshape(self.count, self.head_dim, -1)[:, : self.rotated]
         if self.is_interleaved:
             first, second = rows[:, 0::2], rows[:, 1::2]
@@ -44,20 +44,23 @@ class RotaryLayout:
 
 
 def shared_basis(seen: Pairs, is_real: bool) -> tuple[Pairs, Values]:
-    """By frequency the unitary U, shape (rotated / 2, count, count), whose columns are the directions over the heads
-    with most energy first, and these energies, (rotated / 2, count): U_f^H z_f are the new keys, exact since U commutes
-    with RoPE. `seen`: the pairs of W S under a weighting S S^T = C, else of W. `is_real` takes the real part of
-    sum z z^H, as TransMLA's rotation of heads does (arXiv 2502.07864)."""
+    """For each frequency a unitary U, shape (rotated / 2, count, count), whose columns are directions over the heads in
+    descending order of energy, and these energies, (rotated / 2, count).
+
+    U_f^H z_f are the new keys, and exact, as U commutes with RoPE. `seen` are the pairs of W S under a weighting
+    S S^T = C, else of W. `is_real` takes the real part of sum z z^H, as TransMLA's rotation of heads does (arXiv
+    2502.07864).
+    """
     gram = seen @ seen.conj().transpose(0, 2, 1)
     values, vectors = np.linalg.eigh(gram.real if is_real else gram)
     return vectors[:, :, ::-1].astype(np.complex128), values[:, ::-1]
 
 
 def shared_kept(energies: Values, dims: int) -> NDArray[np.bool_]:
-    """Which of the new pairs (frequency, direction) are the shared key of `dims` rows.
+    """A mask of the new pairs (frequency, direction) that make up the shared key of `dims` rows.
 
-    A shared key has each frequency once, as RoPE does: the first directions of those frequencies where they have most
-    energy; where it has more rows than that, the second ones follow, and so on.
+    A shared key has each frequency once, as RoPE does: the first directions of the frequencies at which these have most
+    energy. If it has more rows than that, second directions follow, and so on.
     """
     frequencies, count = energies.shape
     direction = np.broadcast_to(np.arange(count), (frequencies, count))
@@ -68,8 +71,8 @@ def shared_kept(energies: Values, dims: int) -> NDArray[np.bool_]:
 
 
 def head_kept(seen: Pairs, dims: int, choice: str) -> NDArray[np.bool_]:
-    """Which pairs, shape (rotated / 2, count), of every head keep RoPE, `dims` / 2 of each, by one of latent.CHOICES:
-    those of MHA2MLA (arXiv 2502.14837), `norm` of the keys alone."""
+    """A mask, shape (rotated / 2, count), of the `dims` / 2 pairs of each head that keep RoPE, by `choice`, one of
+    latent.CHOICES: those of MHA2MLA (arXiv 2502.14837), where `norm` looks at the keys only."""
     frequencies, count, _ = seen.shape
     kept = np.zeros((frequencies, count), bool)
     if choice == "norm":
@@ -87,5 +90,5 @@ def head_kept(seen: Pairs, dims: int, choice: str) -> NDArray[np.bool_]:
 
 
 def rows_of(pairs: Pairs) -> Values:
-    """Complex rows, shape (k, n), as 2 k real ones."""
+    """Complex rows, shape (k, n), as 2 k real ones: real parts first."""
     return np.concatenate([pairs.real, pairs.imag])

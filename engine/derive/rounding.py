@@ -1,9 +1,9 @@
-"""How large rounding alone can make a difference of two checkpoints: the edge that singular values must stand above.
+"""The edge: how large the singular values of a difference of two checkpoints can be by rounding alone.
 
-A fine-tune starts from A as it is stored, so that only what B was rounded to is noise: in entry ij it has the variance
-v_ij = ulp(B_ij)^2 / 12, that of a number evenly spread over one step. The spectral norm of such noise is at most about
-sqrt(max_i sum_j v_ij) + sqrt(max_j sum_i v_ij) (Latala; Bandeira & van Handel, arXiv 1408.6185). Rows and columns
-that moved by less than rounding could, as those that did not move at all, count with what they moved by.
+A fine-tune starts from A as it is stored, so only the rounding of B is noise. In entry ij its variance is
+v_ij = ulp(B_ij)^2 / 12, that of a number spread evenly over one step. The spectral norm of such noise is at most about
+sqrt(max_i sum_j v_ij) + sqrt(max_j sum_i v_ij) (Latala; Bandeira & van Handel, arXiv 1408.6185). Rows and columns that
+changed by less than rounding could, or not at all, count with the change that they have.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _TYPES = {
     "F16": (10, -14), "BF16": (7, -126),
     "F8_E4M3": (3, -6), "F8_E5M2": (2, -14), "F8_E4M3FNUZ": (3, -7), "F8_E5M2FNUZ": (2, -15),
 }  # fmt: skip
-"""Bits of the mantissa, and the exponent of the smallest normal number: below it the step stays the same."""
+"""Bits of the mantissa, and the exponent of the smallest normal number, below which the step stays the same."""
 
 
 def rounded_to(dtype: str, slabs: Iterable[Array]) -> str:
-    """The type whose steps a matrix was rounded to, "" for one so fine that it does not matter: its own, and BF16 of
-    float32 whose low 16 bits are all zero."""
+    """The type to whose steps a matrix was rounded: its dtype, or BF16 for float32 whose low 16 bits are all zero; ""
+    for a type so fine that rounding does not matter."""
     if dtype in _TYPES:
         return dtype
     return "BF16" if dtype == "F32" and all(_is_even(slab, "BF16") for slab in slabs) else ""
 
 
 def variances(slab: Array, kind: str, exponent: int = 0) -> Array:
-    """ulp^2 / 12 of each number, as a new array. The numbers, float64, are given over 2^exponent, and so are these
-    over 4^exponent. `kind` is what rounded_to gives."""
+    """ulp^2 / 12 of each number, as a new array. The numbers, float64, are in units of 2^exponent, the result in units
+    of 4^exponent. `kind` is a result of rounded_to."""
     if not kind:
         return slab * 0.0
     step = _steps(slab, kind, exponent)
@@ -41,9 +41,9 @@ def variances(slab: Array, kind: str, exponent: int = 0) -> Array:
 
 
 class RoundingSums:
-    """Row and column sums of the variances of rounding and of the squared difference, a slab of rows at a time.
+    """Row and column sums of the variances of rounding and of the squared difference, added a slab of rows at a time.
 
-    `weights` are the diagonal of the second moments that rows are weighed by, None for ones.
+    `weights` is the diagonal of the second moment, None for ones.
     """
 
     def __init__(self, weights: Array | None = None) -> None:
@@ -53,15 +53,15 @@ class RoundingSums:
         self._moved: Any = 0.0
 
     def add(self, noise: Array, delta: Array, weighed: Array) -> None:
-        """Variances, differences, and differences under the weighting (the same without one) of some rows."""
+        """Add some rows: variances, differences, and differences under the weighting (the same if there is none)."""
         rows = noise.sum(1) if self._weights is None else noise @ self._weights
         self._row = max(self._row, float(_smaller(rows, (weighed * weighed).sum(1)).max()))
         self._noise = self._noise + noise.sum(0)
         self._moved = self._moved + (delta * delta).sum(0)
 
     def edge(self, scale: Array | float = 1.0) -> float:
-        """The edge, in the units of the weighed differences. Columns count with `scale`: what a column of the noise is
-        multiplied with under the weighting, or an upper bound of it."""
+        """The edge, in the units of the weighted differences. `scale` is the factor of a column's variance under the
+        weighting, or an upper bound of it."""
         columns = _smaller(self._noise, self._moved) * scale
         return math.sqrt(self._row) + math.sqrt(float(columns.max()))
 
@@ -71,12 +71,12 @@ def _smaller(left: Array, right: Array) -> Array:
 
 
 def _is_even(slab: Array, kind: str) -> bool:
-    """Whether all numbers are multiples of the steps of a type."""
+    """Return whether all numbers are multiples of the steps of a type."""
     return bool((slab % _steps(slab, kind, 0) == 0).all())
 
 
 def _steps(slab: Array, kind: str, exponent: int) -> Array:
-    """The distance of each number to the next of its type, over 2^exponent as the numbers are."""
+    """The distance from each number to the next of its type, in units of 2^exponent, as the numbers are."""
     bits, smallest = _TYPES[kind]
     lowest = smallest - exponent
     if isinstance(slab, np.ndarray):

@@ -1,4 +1,4 @@
-"""The weights of a sign-flipped twin."""
+"""The matrix of a sign-flipped twin: absolute weights under random signs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ..spectrum import Projection
 from ..weights import HostArray, Weights, host_array
 
-_SLAB = 1 << 18  # entries at a time, a multiple of 64: signs of a slab stay in the cache
+_SLAB = 1 << 18  # entries at a time, a multiple of 64, so few that their signs stay in the cache
 
 
 def flip(twin: Projection, matrices: Sequence[Weights]) -> HostArray:
@@ -20,9 +20,9 @@ def flip(twin: Projection, matrices: Sequence[Weights]) -> HostArray:
 def flip_signs(matrix: HostArray, key: str) -> HostArray:
     """The absolute values of a matrix under random signs, in a new array, shape (m, n).
 
-    `matrix`: of any float type, shape (m, n); `key`: the twin's, 32 hex digits. Entry n, counted row by row in
-    the matrix as it is stored, is negative where bit n is 1 of the 64-bit words that numpy's
-    PCG64(int(key, 16)) gives, lowest bit first: the same stream in every version of numpy, on every machine.
+    `matrix`: any float type, shape (m, n); `key`: the twin's, 32 hex digits. Entry n, counted row by row in the matrix
+    as it is stored, is negative if bit n is 1 in the 64-bit words of numpy's PCG64(int(key, 16)), lowest bit first. The
+    stream is the same in every version of numpy, on every machine.
     """
     out: HostArray = np.abs(np.ascontiguousarray(matrix))
     entries = out.reshape(-1)

@@ -1,4 +1,4 @@
-"""Matrices some rows at a time in float64, and exact scaling by powers of two: the same for numpy and for torch."""
+"""Matrices some rows at a time in float64, and exact scaling by powers of two, for numpy and torch alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SLAB_BYTES = 1 << 28
 
 
 def exponent_of(matrix: Weights) -> int:
-    """Of the power of two next above the largest entry; 0 of a zero matrix.
+    """The exponent of the power of two next above the largest absolute entry; 0 for a zero matrix.
 
     Raises:
         WeightsError: it holds NaN or infinite values.
@@ -31,7 +31,7 @@ def exponent_of(matrix: Weights) -> int:
 
 
 def slabs(matrix: Weights, exponent: int = 0) -> Iterator[Array]:
-    """Some rows at a time, in float64, over 2^exponent."""
+    """Yield some rows at a time, in float64 and divided by 2^exponent."""
     step = max(1, _SLAB_BYTES // (8 * matrix.shape[1]))
     for start in range(0, matrix.shape[0], step):
         rows = matrix[start : start + step]
@@ -39,12 +39,12 @@ def slabs(matrix: Weights, exponent: int = 0) -> Iterator[Array]:
 
 
 def times_two_to(matrix: Array, exponent: int) -> Array:
-    """Rounds nothing but what leaves the normal numbers."""
+    """The matrix times 2^exponent, exact but for results outside the normal numbers."""
     return np.ldexp(matrix, exponent) if isinstance(matrix, np.ndarray) else matrix.ldexp(matrix.new_tensor(exponent))
 
 
 def joined(parts: Sequence[Array]) -> Array:
-    """Slabs as one matrix."""
+    """The slabs as one matrix."""
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], np.ndarray):
@@ -55,7 +55,7 @@ def joined(parts: Sequence[Array]) -> Array:
 
 
 def placed(numbers: Values, like: Weights) -> Array:
-    """Numbers of float64 where a matrix lies."""
+    """float64 numbers on the device of a matrix."""
     if isinstance(like, np.ndarray):
         return numbers
     import torch

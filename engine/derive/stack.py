@@ -1,4 +1,4 @@
-"""The matrices of latent.py: keys and values as one matrix, and the products of a latent attention's factors."""
+"""The matrices for latent attention: keys and values stacked, and the products of a latent attention's factors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _WAYS = {chosen.stem: chosen for chosen in ways()}
 
 
 def stack_latent(projection: Projection, matrices: Sequence[Weights]) -> NotedMatrix:
-    """[K_rest / |K| ; V / |V|] of a key and a value, as Way.balance says; the note has the norms.
+    """[K_rest / |K| ; V / |V|] of a key and a value, divided as Way.balance says; the note has the norms.
 
-    K_rest is what of the key has left RoPE. A norm of 0 divides nothing.
+    K_rest are the rows of the key that do not keep RoPE. Nothing is divided by a norm of 0.
     """
     made = projection.derived
     assert made is not None
@@ -47,9 +47,8 @@ def stack_latent(projection: Projection, matrices: Sequence[Weights]) -> NotedMa
 
 
 def multiply_latent(projection: Projection, matrices: Sequence[Weights]) -> Weights | Weighed:
-    """The second factors of a latent attention times the gains of the norm between them times the first, by QR of the
-    factors: R_b diag(gain) R_a^T, which has the singular values of the product. Under a weighting the second factors.
-    """
+    """R_b diag(gain) R_a^T by QR of a latent attention's factors, which has the singular values of the second factors
+    times the gain of the norm between them times the first. Under a weighting the second factors, weighted."""
     made = projection.derived
     assert made is not None
     if made.weighting:
@@ -58,21 +57,25 @@ def multiply_latent(projection: Projection, matrices: Sequence[Weights]) -> Weig
     (gain,) = numbers_of(made.operands)
     *second, first = (joined(list(slabs(host_array(matrix)))) for matrix in matrices)
     for matrix in matrices:
-        exponent_of(matrix)  # refuses what is not finite
+        exponent_of(matrix)  # raises an error if it is not finite
     left, right = (triangle(matrix) for matrix in (np.concatenate(second), first.T))
     core: Weights = placed((left * gain) @ right.T, matrices[0])
     return core
 
 
 def weighed_as(projection: Projection, matrix: Weights) -> Weights | Weighed:
-    """A matrix under the moment of a derived projection, itself where that is under none."""
+    """A matrix under the moment of a derived projection, or itself if that has none."""
     made = projection.derived
     assert made is not None
     return weigh(by_moment(projection), [matrix]) if made.weighting else matrix
 
 
 def _norms(projection: Projection, matrices: Sequence[Weights]) -> list[float]:
-    """The norms of its parents' matrices, which are read here first: what is not finite is named."""
+    """The norms of the parents' matrices.
+
+    Raises:
+        WeightsError: a matrix has values that are not finite; the message names its parent.
+    """
     found = []
     for parent, matrix in zip(projection.parents, matrices, strict=True):
         try:
@@ -83,7 +86,7 @@ def _norms(projection: Projection, matrices: Sequence[Weights]) -> list[float]:
 
 
 def norm_as(projection: Projection, matrix: Weights) -> float:
-    """The Frobenius norm of a matrix, under the moment of the projection where there is one."""
+    """The Frobenius norm of a matrix, under the moment of the projection if it has one."""
     found = weighed_as(projection, matrix)
     if isinstance(found, Weighed):
         return found.check.norm
@@ -93,7 +96,7 @@ def norm_as(projection: Projection, matrix: Weights) -> float:
 
 
 def _without_rope(projection: Projection, chosen: Way, key: Values, where: Weights) -> Values:
-    """What of a key has left RoPE; `where` is the key on its device."""
+    """The rows of a key that do not keep RoPE; `where` is the key on its device."""
     made = projection.derived
     assert made is not None
     count, head_dim, rotated, is_interleaved, dims = map(int, numbers_of(made.operands[:1])[0])
@@ -112,12 +115,12 @@ def _without_rope(projection: Projection, chosen: Way, key: Values, where: Weigh
 
 
 def _near_one(matrix: Values) -> Values:
-    """Over a power of two, so that squares stay in range."""
+    """The matrix divided by a power of two, so that squares stay in range."""
     return np.ldexp(matrix, -exponent_of(matrix))
 
 
 def triangle(matrix: Values) -> Values:
-    """R of its QR decomposition."""
+    """R of the QR decomposition of a matrix."""
     return np.asarray(np.linalg.qr(matrix, "r"))
 
 

@@ -1,4 +1,4 @@
-"""The matrix W_B - W_A of difference.py, and what is noted as it is made."""
+"""The matrix W_B - W_A of two checkpoints, and the facts that are noted with it (difference.py)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .weighting import WEIGHED, by_moment
 
 
 def subtract(projection: Projection, matrices: Sequence[Weights]) -> NotedMatrix:
-    """B's matrix less A's in float64, under the moment of the projection where it has one.
+    """B's matrix minus A's in float64, under the moment of the projection if it has one.
 
     Raises:
-        WeightsError: either holds NaN or infinite values, and is named.
+        WeightsError: one holds NaN or infinite values; the message names it.
     """
     half = len(matrices) // 2
     pairs = [_side_by_side(*pair) for pair in zip(matrices[:half], matrices[half:], strict=True)]
@@ -41,7 +41,7 @@ def subtract(projection: Projection, matrices: Sequence[Weights]) -> NotedMatrix
 
 
 class _Difference:
-    """The difference, over 2^exponent, and what rounding may be in it, one pair of matrices after the other."""
+    """The difference, in units of 2^exponent, and the sums for its edges, one pair of matrices after the other."""
 
     def __init__(self, factor: Factor | None, exponent: int) -> None:
         self._factor, self._exponent = factor, exponent
@@ -66,7 +66,7 @@ class _Difference:
 
 
 def _side_by_side(ours: Weights, theirs: Weights) -> tuple[Weights, Weights]:
-    """Both where they lie; on the CPU where one of them found no room there. Of float8 torch finds no extremes."""
+    """Both matrices on one device: the CPU if either is there. float8 becomes float32, as torch has no max for it."""
     if isinstance(ours, np.ndarray) or isinstance(theirs, np.ndarray):
         return host_array(ours), host_array(theirs)
     first, second = (m.float() if m.element_size() == 1 else m for m in (ours, theirs))
@@ -94,6 +94,6 @@ def _factor(projection: Projection, matrix: Weights) -> Factor | None:
 
 
 def _scale(factor: Factor) -> Array | float:
-    """What a column of noise is multiplied with under a moment: by its own of a diagonal one, by at most its norm of
-    any other, whose columns are mixed."""
+    """The factor of a column's variance under a moment: its diagonal entry if C is diagonal; else, as C mixes columns,
+    the norm of C as an upper bound."""
     return factor.diagonal if factor.is_exact else factor.norm

@@ -1,4 +1,4 @@
-"""The tokens at the two ends of a first direction: what it reads of the embedding, or writes to the unembedding."""
+"""The tokens at the two ends of a first direction: in the embedding that it reads or the unembedding it writes to."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ..checkpoint.open import Checkpoint
 
 MOST = 6
-"""Tokens at each end."""
+"""The most tokens at each end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token by its number, its text where that is known, and its score: see token_ends."""
+    """A token: its number, its text if known, and its score, see token_ends."""
 
     number: int
     text: str | None
@@ -36,9 +36,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokenEnds:
-    """The tokens with the highest and with the lowest scores, the first of each at its end. `vector` is v_1 or u_1,
-    `matrix` the tensor whose rows were scored, `unnamed` the line that says why tokens have no texts, "" where they
-    have. The sign of a direction is arbitrary: neither end is the positive one."""
+    """The tokens with the highest and the lowest scores, the most extreme first. `vector` is v_1 or u_1, `matrix` the
+    tensor whose rows were scored, `unnamed` a line that says why tokens have no texts, "" if they have. The sign of a
+    direction is arbitrary: neither end is the positive one."""
 
     vector: str
     matrix: str
@@ -48,13 +48,15 @@ class TokenEnds:
 
 
 def token_ends(checkpoint: Checkpoint, gains: NormWeighting, projection: Projection, found: Directions) -> TokenEnds:
-    """Of the first direction of a projection. The score of a token is the product of its row: of the embedding with
-    gain times v_1 of what reads the residual stream, of the unembedding with final gain times u_1 of what writes to it,
-    without the mean behind a LayerNorm. Reads files.
+    """The tokens at the ends of a projection's first direction. Reads files.
+
+    For a projection that reads the residual stream, the score of a token is the product of its row of the embedding
+    with gain times v_1; for one that writes to it, of its row of the unembedding with the final gain times u_1. A
+    LayerNorm also takes away the mean.
 
     Raises:
-        WeightsError: it does neither, or embedding, unembedding or norm are not there, not on this machine or do not
-            fit.
+        WeightsError: it neither reads nor writes the residual stream, or embedding, unembedding or norm are missing,
+            not on this machine, or do not fit.
     """
     embeddings = Embeddings(checkpoint)
     if projection.role in READS and projection.block == "cross_attention" and projection.role != "query":

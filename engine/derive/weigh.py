@@ -1,4 +1,4 @@
-"""The matrix W S of a projection under a weighting, S S^T = C, and what its singular values are held against."""
+"""The matrix W S of a projection under a weighting, S S^T = C, and the check of its singular values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .slabs import Array, exponent_of, joined, slabs, times_two_to
 from .weighting import NOISE, WEIGHED
 
 C = 2.0
-"""Of the bound C n eps |W|^2 |C| on the error of sigma^2 of W S as it is formed. tests/benchmarks/weighted_bounds.py
-found .95 at n = 1, .72 at n = 8 and .08 from n = 24 on."""
+"""The constant in C n eps |W|^2 |C|, the bound on the error of sigma^2 that forming W S makes.
+tests/benchmarks/weighted_bounds.py found .95 at n = 1, .72 at n = 8 and .08 from n = 24 on."""
 _LEAST_FLOOR = 1e-8
 _TOLERANCE = 1e-10
 _EPS = float(np.finfo(np.float64).eps)
@@ -28,11 +28,11 @@ _factors = Factors()
 
 @dataclass(frozen=True, slots=True)
 class ValuesCheck:
-    """What the singular values of a weighted matrix must be, all in their units.
+    """What the singular values of a weighted matrix are checked against, all in their units.
 
-    `norm`: sqrt(tr W C W^T), summed apart from W S. `reach`: an upper bound of |W| |C|^1/2, spectral norms, and `whole`
-    the same with the Frobenius norm of W. `cols` is n. `is_exact`: see Factor. `added` is what making the
-    matrix adds to the error of each value beside that.
+    `norm`: sqrt(tr W C W^T), computed without W S. `reach`: an upper bound of |W| |C|^1/2 in spectral norms; `whole`:
+    the same with the Frobenius norm of W. `cols` is n. `clipped`, `is_exact`: see Factor. `added` is a further error of
+    each value that making the matrix adds.
     """
 
     norm: float
@@ -44,10 +44,10 @@ class ValuesCheck:
     added: float = 0.0
 
     def proven(self, values: Values, provenance: Provenance) -> Provenance:
-        """The provenance of W C^1/2 instead of that of the matrix W S that a solver was given.
+        """The provenance of the values of W C^1/2, from that of the matrix W S that the solver had.
 
-        To the errors of the solver, which it takes over, come those of C = Q L Q^T and of the product, at most
-        C n eps |W|^2 |C| in sigma^2. The floor stands where that is all of sigma^2, and at 1e-8 sigma_1 or above.
+        The errors of C = Q L Q^T and of the product, at most C n eps |W|^2 |C| in sigma^2, are added to those of the
+        solver. The noise floor is where they are all of sigma^2, and at least 1e-8 sigma_1.
 
         Raises:
             WeightsError: sum sigma^2 is not tr(W C W^T).
@@ -73,7 +73,7 @@ class ValuesCheck:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """W S, float64, shape (m, n), and what its singular values must be."""
+    """W S, float64, shape (m, n), and the check of its singular values."""
 
     matrix: Weights
     check: ValuesCheck
@@ -81,7 +81,7 @@ class Weighed:
 
 @dataclass(frozen=True, slots=True)
 class NotedMatrix:
-    """A matrix, and what was found as it was made, for its label; "" for nothing."""
+    """A matrix, and a note for its label on what was found while it was made; "" for nothing."""
 
     matrix: Weights | Weighed
     note: str
@@ -93,12 +93,12 @@ def weigh(projection: Projection, matrices: Sequence[Weights]) -> Weighed:
 
 
 def noise(projection: Projection, matrices: Sequence[Weights]) -> Weighed:
-    """Gaussian noise under a weighting, where the matrix lies; of one key always the same numbers on one device."""
+    """Gaussian noise under a weighting, on the device of the matrix; a key always gives the same numbers there."""
     return _weighed(projection, NOISE, _gaussian(projection, matrices[0]))
 
 
 def _weighed(projection: Projection, kind: str, matrix: Weights) -> Weighed:
-    """On the device of the matrix, or on the CPU where that has no room or does not answer.
+    """The matrix under the weighting, made on its device, or on the CPU if that has no room or does not answer.
 
     Raises:
         WeightsError: see Factors.get.
@@ -115,7 +115,7 @@ def _weighed(projection: Projection, kind: str, matrix: Weights) -> Weighed:
 
 
 def factor_of(form: str, operands: Sequence[Operand], matrix: Weights) -> Factor:
-    """The factor of a moment, where a matrix lies that is to be multiplied with it.
+    """The factor of a moment, on the device of the matrix that is to be multiplied with it.
 
     Raises:
         WeightsError, RuntimeError: see Factors.get.
@@ -140,7 +140,7 @@ def _product(matrix: Weights, factor: Factor) -> Weighed:
         squares += float((slab * slab).sum())
     whole, root = math.sqrt(squares), math.sqrt(factor.norm)
     reach = min(whole, _spectral_norm(matrix, exponent))
-    back = exponent + factor.exponent  # what W and S were scaled by
+    back = exponent + factor.exponent  # undoes the scaling of W and S
     check = ValuesCheck(
         norm=_unscaled(math.sqrt(max(energy, 0.0)), back),
         reach=_unscaled(reach * root, back),
@@ -153,10 +153,11 @@ def _product(matrix: Weights, factor: Factor) -> Weighed:
 
 
 def _spectral_norm(matrix: Weights, exponent: int) -> float:
-    """An upper bound of |W| / 2^exponent that fails for one start in a million, at most some 1.5 times as large.
+    """An upper bound of the spectral norm of W / 2^exponent, at most some 1.5 times as large, that fails for one random
+    start in a million.
 
-    |A^p x| >= sigma_1^2p |<v, x>|, A = W^T W and v its leading direction, and |<v, x>| of a Gaussian x lies below
-    d with a chance of at most 0.8 d.
+    |A^p x| >= sigma_1^2p |<v, x>|, A = W^T W and v its leading direction, and for a Gaussian x the chance that
+    |<v, x>| < d is at most 0.8 d.
     """
     start = np.random.default_rng(0).standard_normal(matrix.shape[1])
     if isinstance(matrix, np.ndarray):

@@ -1,6 +1,7 @@
-"""Projections under a weighting, and the noise that they compare with: what these are called and known by.
+"""Projections under a weighting, and the noise that they are compared with: their names and keys.
 
-Under a weighting the energy of W is that of W C W^T, C the second moment of the input: the spectrum is that of W C^1/2.
+Under a weighting the energy of W is tr(W C W^T), with C the second moment of the input: its spectrum is that of
+W C^1/2.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ if TYPE_CHECKING:
 NORM, NORM_LABEL = "norm", "norm gains"
 """Name and label of the weighting by the gains of the norms."""
 CENTRED_NAME = "centred"
-"""Name of every weighting by moments about the mean, of whatever file: what stands in titles, exports and the store."""
+"""Name of all weightings by moments about the mean, from whatever file, in titles, exports and the store."""
 WEIGHED, NOISE = "weigh_", "noise_"
-"""What the names of the formulas begin with; the form of the moment follows."""
+"""The beginnings of the names of the formulas; the form of the moment follows."""
 REFUSED, UNSEEN = "refused", "unseen"
-"""What stands there of a projection that the weighting has no moment for: UNSEEN where no token of the calibration
-reached it."""
+"""Formulas of a projection for which the weighting has no moment: UNSEEN if no token of the calibration reached it."""
 _OPERANDS = {"layer_norm": 2}
-"""How many operands a moment of this form has, 1 of the others."""
+"""How many operands a moment of this form has; the others have one."""
 _VERSION = 1
 
 
 def weighted(projection: Projection, weighting: Weighting) -> Projection:
-    """A projection of a checkpoint under a weighting, with its address, and a key of its key and the moment's numbers.
+    """A projection of a checkpoint under a weighting, at its address. Its key is made of the projection's key and the
+    moment's numbers.
 
-    Where the weighting has no moment for it, its `problem` says why, and it takes no numbers.
+    If the weighting has no moment for it, its `problem` says why, and it has no operands.
     """
     try:
         if projection.is_product:
@@ -50,9 +51,9 @@ def weighted(projection: Projection, weighting: Weighting) -> Projection:
 
 
 def noise_of(projection: Projection) -> Projection:
-    """Of a projection under a weighting Gaussian noise of its shape under the same: a further row at its address.
+    """Gaussian noise with the shape and the weighting of a weighted projection, as a further row at its address.
 
-    Its key is that of the shape and the moment's numbers: projections that share these share it.
+    Its key is made of the shape and the moment's numbers: projections that share these share it.
     """
     made = by_moment(projection).derived
     assert made is not None
@@ -64,7 +65,7 @@ def noise_of(projection: Projection) -> Projection:
 
 
 def by_moment(projection: Projection) -> Projection:
-    """A projection under a weighting without what a gauge adds: what its moment alone makes of a matrix."""
+    """A weighted projection without the operands that a gauge adds: its formula weights a matrix and no more."""
     made = projection.derived
     assert made is not None
     form = made.formula.rpartition(WEIGHED)[2]
@@ -73,29 +74,29 @@ def by_moment(projection: Projection) -> Projection:
 
 
 def can_be_made(projection: Projection) -> bool:
-    """Whether the numbers that it takes beside matrices are at hand, not only known by their digests."""
+    """Return whether the operands of its formula can be loaded, or are only known by their digests."""
     if projection.derived is None or projection.is_product:
         return True
     return all(operand.load is not None for operand in projection.derived.operands)
 
 
 def is_noise(projection: Projection) -> bool:
-    """Whether it is what noise_of gives."""
+    """Return whether it is noise that noise_of made."""
     made = projection.derived
     return made is not None and made.formula.startswith(NOISE)
 
 
 def is_unseen(projection: Projection) -> bool:
-    """Whether its weighting has no moment for it because no token of the calibration reached it."""
+    """Return whether its weighting has no moment for it because no token of the calibration reached it."""
     return projection.derived is not None and projection.derived.formula == UNSEEN
 
 
 def is_under_weighting(projection: Projection) -> bool:
-    """Whether a weighting is in it, of whatever it is made: noise of its shape alone is then no comparison."""
+    """Return whether a weighting is in it, whatever it is made of: it cannot be compared with unweighted noise."""
     return projection.derived is not None and bool(projection.derived.weighting)
 
 
 def is_weighted(projection: Projection) -> bool:
-    """Whether it is a projection under a weighting, and so compares with the noise of noise_of."""
+    """Return whether it is a projection under a weighting, and so is compared with the noise of noise_of."""
     made = projection.derived
     return made is not None and bool(made.weighting) and not made.is_further

@@ -1,4 +1,4 @@
-"""What a file is that holds no weights we read, told by its first bytes or by its name, and what to do about it."""
+"""Recognise files that hold no weights we read, by their first bytes or their names, and say what to do about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import printable
 
 HEAD = 512
-"""As many first bytes of a file tell what it is."""
+"""The number of first bytes of a file from which its kind is recognised."""
 
 NO_MODEL = "is {}, not a model: name the file with the weights"
 _AGAIN = "download it again, logged in where its model asks for that"
@@ -45,9 +45,9 @@ _CONTENT = tuple(
 )
 _COMPLAINTS = {"error", "errors", "message", "detail"}
 _ABOUT = {
-    *("status", "statusCode", "status_code", "code", "error_code", "error_description", "path", "timestamp", "type"),
-    *("requestId", "request_id", "documentation_url", "success", "title", "url"),
-}
+    "status", "statusCode", "status_code", "code", "error_code", "error_description", "path", "timestamp", "type",
+    "requestId", "request_id", "documentation_url", "success", "title", "url",
+}  # fmt: skip
 _NAMES = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
@@ -74,42 +74,42 @@ _NAMES = tuple(
 
 
 def content(head: bytes, wanted: str = "weights") -> str:
-    """What a file that begins with these bytes (HEAD, or the whole file) is, as the end of a sentence about it; ""
-    where they tell nothing. Asked of files that are not `wanted`, which their names say.
+    """Say what a file that begins with `head` (HEAD bytes, or the whole file) is, as the end of a sentence about it; ""
+    if that cannot be told. For files that turned out not to be `wanted`, the kind that their names promise.
     """
     if not head:
         return "is empty: download it again"
-    if (told := signature(head)) or not (text := _text(head)):
-        return told
+    if (known := signature(head)) or not (text := _text(head)):
+        return known
     kind = "JSON" if text[0] in "{[" else "text"
     return f'is {kind} ("{printable(" ".join(text.split()), 60)}"), not {wanted}: {_AGAIN}'
 
 
 def signature(head: bytes) -> str:
-    """As content, of files that begin as no other kind does."""
+    """Say what a file is whose first bytes no other kind of file has, as `content` does; "" for any other file."""
     if is_imatrix(head):
         return NO_MODEL.format("an importance matrix of llama.cpp")
     return next((phrase for pattern, phrase in _CONTENT if pattern.match(head)), "")
 
 
 def answer_of_a_server(found: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is what a server answers in place of a file that it does not give."""
+    """True if a JSON object is an error that a server sent in place of a file."""
     return not found.keys().isdisjoint(_COMPLAINTS) and found.keys() <= _COMPLAINTS | _ABOUT
 
 
 def kind_by_name(name: str) -> str:
-    """What writes files of this name that hold weights, or with an article what they are; "" where we read them, or
-    they hold none.
+    """The program whose files of weights have such names, or, with an article, a description of the file; "" if we read
+    such files, or they hold no weights.
     """
     return next((kind for pattern, kind in _NAMES if pattern.fullmatch(name)), "")
 
 
 def _text(head: bytes) -> str:
-    """The bytes as text without the space around it, "" where they are no text."""
+    """The bytes as text without surrounding white space, "" if they are not text."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # not just a letter cut in two
+        if error.start < len(head) - 3:  # more than a letter cut off at the end
             return ""
         text = head[: error.start].decode("utf-8")
     text = text.removeprefix("\ufeff").strip()
@@ -117,7 +117,8 @@ def _text(head: bytes) -> str:
 
 
 def is_imatrix(head: bytes) -> bool:
-    """Whether this is what llama.cpp wrote before such files became GGUF: a count, then name by name its numbers."""
+    """True for importance matrices from before llama.cpp wrote them as GGUF: a count, then for each name its
+    numbers."""
     if len(head) < 8:
         return False
     count, length = struct.unpack_from("<ii", head)

@@ -1,4 +1,4 @@
-"""What every file format answers: one class a format, one row in the registry."""
+"""The protocol of a file format: each format is one class, with one row in the registry."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .parts import grouped
 from .tensor import FileAccess, FileStamp, Tensor, read_plain
 
 TELLING = 1 << 14
-"""As many first bytes of a file tell whether it goes along with a model."""
+"""The number of first bytes from which it can be told whether a file is a model or goes with one."""
 
 
 class Listings(Protocol):
-    """Where listings are kept between two processes; losing one costs the time to make it again."""
+    """A cache of listings that outlives the process; losing one costs the time to make it again."""
 
     def get(self, key: str) -> str | None:
-        """The text that was put under this key, None where there is none or it is damaged."""
+        """The text that was put under this key; None if there is none or it is damaged."""
         ...
 
     def put(self, key: str, text: str) -> None:
-        """Keep a text under a key, if that is possible."""
+        """Keep a text under a key, if possible."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a file to be listed comes from: `repo` and `commit` as in Source, and the number of files, `parts`, that
-    its model is split into. A listing that takes long is looked up and kept in `listings`.
+    """Where a file to be listed comes from: `repo` and `commit` as in Source, and `parts`, the number of files that its
+    model is split into. Listings that take long are looked up and kept in `listings`.
     """
 
     repo: str
@@ -43,8 +43,8 @@ class Origin:
 
 
 class Listing(NamedTuple):
-    """The tensors of a file in its order, what tells it from a changed one, and what its header says of the model
-    under the names of config.json, None where it says nothing.
+    """The tensors of a file in its order, the stamp that shows whether the file changes, and what its header states
+    about the model under the names of config.json, None if nothing.
     """
 
     tensors: list[Tensor]
@@ -53,19 +53,19 @@ class Listing(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What a header says: the tensors in its order, and what it says of the model, as in Listing."""
+    """The content of a header: the tensors in its order, and the model's configuration, as in Listing."""
 
     tensors: list[Tensor]
     config: Mapping[str, Any] | None = None
 
 
 class Format(Protocol):
-    """A file format of weights. Formats derive from this class, whose answers are those of a format of plain numbers.
+    """A file format of weights. Formats derive from this class, whose methods are right for a format of plain numbers.
 
-    `suffixes` are those of its files. `index` is what the file that says which shard holds which tensor is usually
-    called, "" for a format without one. `stands_alone`: a file says everything itself, as GGUF does. So config.json
-    beside it is not read, the families of the catalogue, which are those of transformers, are not its own, no matrix is
-    made of several of its tensors, and whoever names one of its numbered parts names the model.
+    `suffixes` are the endings of its files' names. `index` is the usual name of the file that says which shard holds
+    which tensor, "" for a format without one. `stands_alone` is true if a file describes its model fully, as GGUF does.
+    Then config.json beside it is not read, the families of the catalogue (those of transformers) do not apply, no
+    matrix is made from several tensors, and naming one of its numbered parts names the whole model.
     """
 
     suffixes: tuple[str, ...]
@@ -73,20 +73,20 @@ class Format(Protocol):
     stands_alone: bool = False
 
     def recognises(self, head: bytes) -> bool:
-        """Whether a file that begins with these bytes (512, or the whole file) is of this format.
+        """True if a file that begins with `head` (512 bytes, or the whole file) is of this format.
 
-        Asked where several formats have the suffix of a file.
+        Called if several formats have the file's suffix.
         """
         ...
 
     def models(self, names: Collection[str]) -> list[list[str]]:
-        """The models of a folder with files of these names: of each its files, or its index. One, where names tell
-        which is the model; [] where none is of this format.
+        """The models in a folder with files of these names: for each its files, or its index. A single one if the names
+        tell which is the model; [] if none is of this format.
         """
         return grouped(self.named(names))
 
-    def doubtful(self, names: Collection[str]) -> list[list[str]]:  # noqa: ARG002 - of most formats none is
-        """Models as above that may as well be something else: opened where no format is sure of any."""
+    def doubtful(self, names: Collection[str]) -> list[list[str]]:  # noqa: ARG002 - most formats have none
+        """Like `models`, but these files may be something else: they are opened if no format is sure of any."""
         return []
 
     def named(self, names: Iterable[str]) -> list[str]:
@@ -95,19 +95,19 @@ class Format(Protocol):
         return [name for suffix in self.suffixes for name in listed if name.lower().endswith(suffix)]
 
     def candidates(self, names: Iterable[str]) -> list[str]:
-        """Those of `named` that may hold weights of a model, as far as names tell."""
+        """The files of `named` that may hold a model's weights, judging by their names."""
         return self.named(names)
 
     def goes_along(self, name: str, head: Callable[[], bytes]) -> bool:  # noqa: ARG002 - most hold weights
-        """Whether a file of this format goes with a model and is none: an adapter by its name, a table by its header.
+        """True if a file of this format accompanies a model and is none: an adapter by its name, say.
 
-        `head` fetches the first TELLING bytes, or the whole file where it is shorter. Asked of the files of a folder;
-        where nothing else is there, it is opened, or refused with what it is.
+        `head` fetches the first TELLING bytes, or the whole file if it is shorter. Called for the files of a folder;
+        one that has nothing else is opened, or refused with what the file is.
         """
         return False
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
-        """The tensors of one file, from its header alone.
+        """List the tensors of one file, reading only its header.
 
         Raises:
             InputError: the file cannot be read, is truncated or malformed.
@@ -115,7 +115,7 @@ class Format(Protocol):
         ...
 
     def read_matrix(self, tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights | Packed, str]:
-        """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
+        """Read a tensor to where its bytes land (see weights.plain); with the digest of the bytes (see read_bytes).
 
         Raises:
             WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
@@ -123,13 +123,13 @@ class Format(Protocol):
         return read_plain(tensor, stored, landing)
 
     def dequantisation(self, dtype: str) -> str:  # noqa: ARG002 - most formats have no types of their own
-        """How a stored type that is no number by itself becomes one, as it stands in the tree and in the provenance;
-        "" where `read_matrix` does not know how.
+        """How a stored type that is no plain number becomes one, as shown in the tree and in the provenance; "" if
+        `read_matrix` cannot convert it.
         """
         return ""
 
-    def vocabulary(self, file: Path) -> dict[int, str]:  # noqa: ARG002 - most files hold weights alone
-        """The texts of the tokens that a file of a format that stands alone lists, by their numbers; {} for none.
+    def vocabulary(self, file: Path) -> dict[int, str]:  # noqa: ARG002 - most files hold only weights
+        """The tokens' texts by number, from a file of a format that stands alone; {} if it lists none.
 
         Raises:
             InputError: the file cannot be read or is malformed.
@@ -137,42 +137,42 @@ class Format(Protocol):
         return {}
 
     def quantisation(self, tensors: Iterable[Tensor]) -> str:  # noqa: ARG002 - as above
-        """The type of its own that most weights are stored in, "" where there is none."""
+        """The format's own quantised type that most weights have, "" if there is none."""
         return ""
 
     def bytes_on(self, device: str, tensor: Tensor) -> int:
-        """What a tensor's weights take in a device's memory: on the CPU float32 for types that numpy does not know."""
+        """Memory that a tensor's weights take on a device; types that numpy does not know become float32 on the CPU."""
         stored = tensor.end - tensor.begin
         return 4 * math.prod(tensor.shape) if device == "cpu" and tensor.dtype in WIDENED else stored
 
 
 class Ends(Protocol):
-    """The two ends of a file that is on a server: what is not there yet is fetched."""
+    """The two ends of a file on a server; bytes that are not here yet are fetched."""
 
     def first(self, count: int) -> bytes:
-        """As many of its first bytes, or more, or all of a shorter file."""
+        """At least the first `count` bytes, or the whole file if it is shorter."""
         ...
 
     def last(self, count: int) -> bytes:
-        """As many of its last bytes, or more, or all of a shorter file."""
+        """At least the last `count` bytes, or the whole file if it is shorter."""
         ...
 
 
 @runtime_checkable
 class Ranged(Format, Protocol):
-    """A format whose files can be listed from their first and last bytes, and so on a server."""
+    """A format whose files can be listed from their first and last bytes, and therefore on a server."""
 
     def header(self, ends: Ends, size: int, file: Path) -> bytes:
-        """What is needed of a file of `size` bytes to list it.
+        """The bytes that are needed to list a file of `size` bytes.
 
         Raises:
-            InputError: it would be longer than the file or than a header may be, or is malformed, or this file cannot
-                be read in part.
+            InputError: they would be longer than the file or than a header may be, or are malformed, or this file
+                cannot be read in part.
         """
         ...
 
     def parse(self, header: bytes, file: Path, size: int, source: Source, origin: Origin) -> Parsed:
-        """What a header says, of a file of `size` bytes. Of `origin` the number of parts and the listings count.
+        """Parse the header of a file of `size` bytes. From `origin` only the number of parts and the listings are used.
 
         Raises:
             InputError: the header is malformed, or does not fit the file.

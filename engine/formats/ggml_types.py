@@ -1,6 +1,6 @@
 """The types of ggml: how many weights a block holds, and in how many bytes."""
 
-# ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
+# ggml type number: (name, weights in a block, bytes of a block); a test compares them with the gguf package.
 GGML_TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84),
@@ -33,6 +33,5 @@ UNREAD: dict[int, tuple[str, str]] = {
     }.items()
     for number, name in names.items()
 }  # fmt: skip
-"""Types that are named and not read, and whose they are: their numbers are those of the forks' ggml.h. Nobody knows how
-many bytes a number of any other type takes. Numbers that forks give different types (39, 43 to 47, 142, 143) are left
-out."""
+"""Types that are only named, with their origin; the numbers are those in the forks' ggml.h. The block size of any other
+number is unknown. Numbers that forks give to different types (39, 43 to 47, 142, 143) are left out."""

@@ -1,4 +1,4 @@
-"""GGUF: our own walk over the header (gguf_header), the `gguf` package for the blocks that torch is not given."""
+"""GGUF: headers are read by gguf_header, blocks without a formula of ours are dequantised by the `gguf` package."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from .gguf_header import (
     entries,
     heads,
     no_model,
+    one_line_errors,
     opening,
     texts,
-    told,
 )
 from .guarded import open_regular
 from .parts import is_part
@@ -42,14 +42,14 @@ from .tokenizer_texts import readable
 
 _TOKENS, _TOKENIZER = "tokenizer.ggml.tokens", "tokenizer.ggml.model"
 MAX_HEADER = 100_000_000
-"""What is fetched of a header at most; that of the largest vocabulary that is published has 12 MB."""
+"""The most bytes of a header that are fetched; the largest published vocabulary takes 12 MB."""
 _MORE = 1_000_000
-"""What is fetched at least where the first bytes are not the whole header: most have a vocabulary of 1 to 8 MB."""
+"""The least number of bytes to fetch if the first ones are not the whole header: most vocabularies take 1 to 8 MB."""
 
 
 class Gguf(Ranged):
-    """See Format; blocks of quantised weights are dequantised when they are read. A file on a server is listed from its
-    first bytes, of which more are fetched until the header, whose length is not stated, has been walked over.
+    """See Format; blocks of quantised weights are dequantised when they are read. The header's length is not stated:
+    for a file on a server, first bytes are fetched until the header has been read to its end.
     """
 
     suffixes = (".gguf",)
@@ -73,11 +73,11 @@ class Gguf(Ranged):
                 metadata[key] = value
             first = [found.name for found in heads(walk, min(tensors, 1))]
         except (InputError, struct.error, OverflowError, ValueError):
-            pass  # the head ends in the metadata, or whoever opens the file says what is wrong
+            pass  # the head ends within the metadata, or opening the file will report the error
         return metadata.get("general.type") == "adapter" or bool(no_model(metadata, first))
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
-        """See Format: shapes in (out, in) order; InputError is raised too where the file is one of other parts."""
+        """See Format: shapes in (out, in) order. InputError is also raised if the file is one of several parts."""
         with _mapped(file) as (data, stamp):
             found = described(data, file, stamp.size)
             source = identify(file, origin.repo, origin.commit, data[: found.end])
@@ -87,17 +87,17 @@ class Gguf(Ranged):
     def header(self, ends: Ends, size: int, file: Path) -> bytes:
         """See Ranged."""
         data = ends.first(0)
-        while (needed := _needed(data, size, file)) > len(data):
+        while (needed := _needed_bytes(data, size, file)) > len(data):
             data = ends.first(max(needed, min(max(2 * len(data), _MORE), MAX_HEADER)))
         return data[:needed]
 
     def parse(self, header: bytes, file: Path, size: int, source: Source, origin: Origin) -> Parsed:
         """See Ranged."""
-        with told(file):
+        with one_line_errors(file):
             return _model(described(header, file, size), file, size, source, origin.parts)
 
     def read_matrix(self, tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights | Packed, str]:
-        """See Format; blocks are dequantised where they land, those of types that this cannot be done for on the CPU.
+        """See Format; blocks are dequantised on the device where they land, or on the CPU for types without a formula.
 
         Raises:
             WeightsError: the file changed or cannot be read, or the type has no dequantiser.
@@ -124,7 +124,7 @@ class Gguf(Ranged):
         return max(quantised, key=quantised.__getitem__) if quantised else ""
 
     def vocabulary(self, file: Path) -> dict[int, str]:
-        """See Format; a part of a split model but the first lists none."""
+        """See Format; in a split model only the first part has one."""
         with _mapped(file) as (data, stamp):
             begun = opening(data, file, stamp.size)
             found = texts(begun.cursor, begun.entries, _TOKENS, (_TOKENIZER,))
@@ -132,7 +132,7 @@ class Gguf(Ranged):
         return readable(enumerate(tokens if isinstance(tokens, list) else ()), by_bytes=found.get(_TOKENIZER) == "gpt2")
 
     def bytes_on(self, device: str, tensor: Tensor) -> int:
-        """See Format; beside blocks the float32 that they become, of a stack those of one matrix. On a GPU they stay
+        """See Format; blocks take the memory of the float32 numbers too (in a stack: of one matrix). On a GPU they stay
         packed until they are solved."""
         if tensor.dtype in TORCH_NAMES:
             return super().bytes_on(device, tensor)
@@ -145,7 +145,7 @@ GGUF = Gguf()
 
 
 def list_any(file: Path) -> tuple[dict[str, Any], Listing]:
-    """What is kept of the metadata of a GGUF file, and its tensors, be it a model or not.
+    """The kept metadata and the tensors of a GGUF file, which need not be a model.
 
     Raises:
         InputError: the file cannot be read, is truncated or malformed.
@@ -153,26 +153,26 @@ def list_any(file: Path) -> tuple[dict[str, Any], Listing]:
     with _mapped(file) as (data, stamp):
         found = described(data, file, stamp.size)
         source = identify(file, str(file.resolve()), "", data[: found.end])
-        return found.metadata, Listing(_laid_out(found, file, stamp.size, source), stamp)
+        return found.metadata, Listing(_placed_tensors(found, file, stamp.size, source), stamp)
 
 
 @contextmanager
 def _mapped(file: Path) -> Iterator[tuple[mmap.mmap, FileStamp]]:
-    """A file's bytes; what goes wrong with them as one line."""
+    """Map a file into memory; errors in reading it become one line."""
     try:
         with open_regular(file) as handle:
             stamp = FileStamp.of(file.stat())
             if not stamp.size:
                 raise bad(file, foreign.content(b""))
-            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data, told(file):
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data, one_line_errors(file):
                 yield data, stamp
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
 
 
-def _needed(data: bytes, size: int, file: Path) -> int:
-    """Where the header of a file of `size` bytes ends, or how many of its first bytes are needed to go on."""
-    with told(file):
+def _needed_bytes(data: bytes, size: int, file: Path) -> int:
+    """Where the header of a file of `size` bytes ends, or how many first bytes are needed to read on."""
+    with one_line_errors(file):
         try:
             return described(data, file, size).end
         except ShortError as short:
@@ -182,10 +182,10 @@ def _needed(data: bytes, size: int, file: Path) -> int:
 
 
 def _model(found: Described, file: Path, size: int, source: Source, parts: int) -> Parsed:
-    """The model, or that one of its `parts`, in a file of `size` bytes.
+    """The model, or one of its `parts`, in a file of `size` bytes.
 
     Raises:
-        InputError: no model, one of another number of parts, or truncated.
+        InputError: it is no model, or is one of another number of parts, or is truncated.
         ValueError: the header is malformed.
     """
     if what := no_model(found.metadata, [head.name for head in found.heads[:1]]):
@@ -194,10 +194,10 @@ def _model(found: Described, file: Path, size: int, source: Source, parts: int) 
     if type(stated) is not int or stated != parts:
         number = printable(str(stated), 20)
         raise bad(file, f"is one of {number} parts, which must be named NAME-00001-of-{number:0>5}.gguf and so on")
-    return Parsed(_laid_out(found, file, size, source), config(found.metadata))
+    return Parsed(_placed_tensors(found, file, size, source), config(found.metadata))
 
 
-def _laid_out(found: Described, file: Path, size: int, source: Source) -> list[Tensor]:
+def _placed_tensors(found: Described, file: Path, size: int, source: Source) -> list[Tensor]:
     """The tensors of a file of `size` bytes."""
     align = found.metadata.get("general.alignment", 32)
     if type(align) is not int or align <= 0:
@@ -206,8 +206,8 @@ def _laid_out(found: Described, file: Path, size: int, source: Source) -> list[T
 
 
 def _tensors(heads: Sequence[TensorHeader], start: int, size: int, file: Path, source: Source) -> list[Tensor]:
-    """The tensors of a file of `size` bytes whose data begin at `start`. One of an unknown type ends where the next
-    begins, and cannot be read.
+    """The tensors of a file of `size` bytes whose data begin at `start`. A tensor of unknown type is taken to end where
+    the next begins, and cannot be read.
     """
     offsets = sorted(head.offset for head in heads)
     tensors = []

@@ -1,4 +1,4 @@
-"""A quantised GGUF tensor's bytes -> float matrix, where they lie: on the CPU, or on a GPU."""
+"""A quantised GGUF tensor's bytes -> float matrix, on the device where the bytes lie: CPU or GPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 _BLOCKS = {name: (weights, size) for name, weights, size in GGML_TYPES.values()}
 _HOST_SLAB, _DEVICE_SLAB = 1 << 16, 1 << 25
-"""Weights that are dequantised together: what a core's cache holds; on a GPU what keeps it busy, with a tenth of a
-GB for the bytes between."""
+"""How many weights are dequantised together: on the CPU as many as a core's cache holds; on a GPU enough to keep it
+busy, with a tenth of a GB for intermediate bytes."""
 
 
 class Blocks:
-    """See weights.Packed: rows of bytes, shape (out, bytes of a row) or (matrices, out, bytes of a row).
+    """A weights.Packed of rows of bytes, shape (out, bytes of a row) or (matrices, out, bytes of a row).
 
     A layer's 256 experts are 2 GB as 4-bit blocks and 15 GB as float32.
     """
@@ -44,16 +44,16 @@ class Blocks:
 
 
 def is_on_device(dtype: str) -> bool:
-    """Whether blocks of a type are dequantised where they lie; the `gguf` package takes those of others on the CPU."""
+    """True if blocks of a type are dequantised where they lie; others are left to the `gguf` package on the CPU."""
     return dtype in ggml_blocks.FORMULAS
 
 
 def gguf_matrix(blocks: Weights, dtype: str, shape: tuple[int, ...]) -> Weights | Blocks:
-    """The weights of a quantised GGUF tensor from its bytes, `shape` = (out, in) or (matrices, out, in). A stack, and
-    what lies on a GPU, stays packed.
+    """The weights of a quantised GGUF tensor from its bytes, `shape` = (out, in) or (matrices, out, in). Stacks, and
+    bytes on a GPU, stay packed.
 
     Raises:
-        NotImplementedError: the `gguf` package dequantises no such type either.
+        NotImplementedError: neither we nor the `gguf` package can dequantise the type.
     """
     import numpy as np
 
@@ -61,13 +61,13 @@ def gguf_matrix(blocks: Weights, dtype: str, shape: tuple[int, ...]) -> Weights 
     if len(shape) < 3 and (isinstance(rows, np.ndarray) or not rows.is_cuda):
         return _dequantised(rows, dtype)
     if not is_on_device(dtype):
-        _dequantised(rows[:1, :1], dtype)  # what cannot be dequantised is refused here
+        _dequantised(rows[:1, :1], dtype)  # raises if the type cannot be dequantised
     return Blocks(rows, dtype)
 
 
 def _dequantised(rows: Weights, dtype: str) -> Weights:
-    """float32, shape (..., in), of rows of bytes. A scale that is infinite or no number gives weights that are none,
-    without numpy's warnings: who computes such a matrix says so by its address."""
+    """float32, shape (..., in), from rows of bytes. A scale that is infinite or NaN gives such weights without numpy's
+    warnings: whoever computes the matrix reports it by its address."""
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):
@@ -89,16 +89,16 @@ def _by_formula(rows: Weights, dtype: str) -> Weights:
 
     width, size = _BLOCKS[dtype]
     blocks = rows.reshape(-1, size)
-    of: ggml_blocks.Arrays
+    ops: ggml_blocks.Arrays
     if isinstance(blocks, np.ndarray):
         out: Weights = np.empty((len(blocks), width), np.float32)
-        of, slab = ggml_blocks.on_host(), _HOST_SLAB
+        ops, slab = ggml_blocks.on_host(), _HOST_SLAB
     else:
         import torch
 
         out = torch.empty((len(blocks), width), dtype=torch.float32, device=blocks.device)
-        of, slab = ggml_blocks.on_device(blocks.device), _DEVICE_SLAB
+        ops, slab = ggml_blocks.on_device(blocks.device), _DEVICE_SLAB
     step = slab // width
     for start in range(0, len(blocks), step):
-        ggml_blocks.FORMULAS[dtype](of, blocks[start : start + step], out[start : start + step])
+        ggml_blocks.FORMULAS[dtype](ops, blocks[start : start + step], out[start : start + step])
     return out.reshape(*rows.shape[:-1], -1)

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, with its arrays stepped over: what it says of the model, and where its tensors lie.
+"""Reading the header of a GGUF file: what it states of the model, and where its tensors lie. Arrays are skipped.
 
-`gguf.GGUFReader` needs 2.0 s to open the demo because it builds the tokenizer's arrays; stepping
-over them takes 10 ms.
+`gguf.GGUFReader` needs 2.0 s to open the demo because it builds the tokenizer's arrays; skipping
+them takes 10 ms.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MAX_TENSORS = 1_000_000
 
 
 class ShortError(struct.error):
-    """What is here of a file ends before its header does; `needed` is how many first bytes it takes to go on."""
+    """The bytes at hand end before the header does; `needed` is how many first bytes it takes to read on."""
 
     def __init__(self, needed: int) -> None:
         super().__init__("the header runs past the end of the file")
@@ -56,7 +56,7 @@ class TensorHeader(NamedTuple):
 
 
 class Described(NamedTuple):
-    """What is kept of the metadata, the tensors in the file's order, and where the header ends."""
+    """The metadata that is kept, the tensors in the file's order, and where the header ends."""
 
     metadata: dict[str, Any]
     heads: list[TensorHeader]
@@ -64,7 +64,7 @@ class Described(NamedTuple):
 
 
 class HeaderCursor:
-    """A cursor over the header that never leaves what is here of the file, nor the file of `size` bytes."""
+    """A cursor over the header. It never leaves the bytes at hand, nor the file of `size` bytes."""
 
     def __init__(self, data: mmap.mmap | bytes, size: int) -> None:
         self.data = data
@@ -77,11 +77,11 @@ class HeaderCursor:
         return number.unpack_from(self.data, self.skip(number.size))[0]
 
     def skip(self, count: int) -> int:
-        """Step over so many bytes; where they begin.
+        """Step over `count` bytes and return where they begin.
 
         Raises:
-            ShortError: they are not here.
-            ValueError: they are not in the file.
+            ShortError: they are not among the bytes at hand.
+            ValueError: they are beyond the end of the file.
         """
         start = self.at
         if start + count > self.held:
@@ -95,12 +95,12 @@ class HeaderCursor:
         raise ShortError(end)
 
     def string(self) -> str:
-        """The next text."""
+        """The next string."""
         start = self.skip(self.take())
         return self.data[start : self.at].decode("utf-8", "replace")
 
     def value(self, kind: int, depth: int = 0, *, texts: bool = False) -> Any:
-        """A scalar or string, with `texts` a list of strings; any other array is stepped over (None)."""
+        """The next scalar or string, or with `texts` a list of strings; any other array is skipped and gives None."""
         if kind == _STRING:
             return self.string()
         if kind in _SCALARS:
@@ -127,7 +127,7 @@ class HeaderCursor:
 
 
 class Opening(NamedTuple):
-    """A cursor at the metadata of a file, the number of its tensors, and that of its entries of metadata."""
+    """A cursor at the start of the metadata, the number of tensors, and the number of metadata entries."""
 
     cursor: HeaderCursor
     tensors: int
@@ -135,15 +135,15 @@ class Opening(NamedTuple):
 
 
 def opening(data: mmap.mmap | bytes, file: Path, size: int = sys.maxsize) -> Opening:
-    """What a file of `size` bytes begins with.
+    """Read the start of a file of `size` bytes.
 
     Raises:
-        InputError: another kind of file, version or order of bytes.
+        InputError: it is another kind of file, version or byte order.
     """
     walk = HeaderCursor(data, size)
     if data[:4] != MAGIC:
         raise bad(file, foreign.content(data[: foreign.HEAD]) or "is not a GGUF file: it does not begin with GGUF")
-    if data[4:6] == b"\0\0" and len(data) >= 8:  # the version stands at the other end of its four bytes
+    if data[4:6] == b"\0\0" and len(data) >= 8:  # a big-endian file has the version at the end of its four bytes
         raise bad(file, "is a big-endian GGUF, for other machines than this: take the little-endian file")
     walk.at = 4
     version = walk.take(_U32)
@@ -154,12 +154,12 @@ def opening(data: mmap.mmap | bytes, file: Path, size: int = sys.maxsize) -> Ope
 
 
 def described(data: mmap.mmap | bytes, file: Path, size: int) -> Described:
-    """What the header of a file of `size` bytes states.
+    """Read the whole header of a file of `size` bytes.
 
     Raises:
         InputError: see opening.
-        ShortError: these first bytes end in it.
-        ValueError: it is malformed.
+        ShortError: `data` ends within the header.
+        ValueError: the header is malformed.
     """
     walk, count, number = opening(data, file, size)
     metadata = dict(entries(walk, number))
@@ -170,7 +170,7 @@ def described(data: mmap.mmap | bytes, file: Path, size: int) -> Described:
 
 
 def entries(walk: HeaderCursor, count: int) -> Iterator[tuple[str, Any]]:
-    """What is kept of the metadata, of which a file may hold millions."""
+    """Yield the metadata that is kept; a file may hold millions of entries."""
     for _ in range(count):
         name = walk.string()
         value = walk.value(walk.take(_U32), texts=name.startswith("imatrix."))
@@ -179,7 +179,7 @@ def entries(walk: HeaderCursor, count: int) -> Iterator[tuple[str, Any]]:
 
 
 def texts(walk: HeaderCursor, count: int, name: str, others: Sequence[str]) -> dict[str, Any]:
-    """The list of strings of one name in the metadata, and the values under other names."""
+    """The list of strings under `name` in the metadata, and the values under the names of `others`."""
     found: dict[str, Any] = {}
     for _ in range(count):
         key = walk.string()
@@ -190,7 +190,7 @@ def texts(walk: HeaderCursor, count: int, name: str, others: Sequence[str]) -> d
 
 
 def heads(walk: HeaderCursor, count: int) -> Iterator[TensorHeader]:
-    """The tensors."""
+    """Yield the tensors' headers."""
     if count > _MAX_TENSORS:
         raise ValueError(f"it states {count} tensors")
     for _ in range(count):
@@ -202,10 +202,10 @@ def heads(walk: HeaderCursor, count: int) -> Iterator[TensorHeader]:
 
 
 def no_model(metadata: dict[str, Any], first: Sequence[str] | None) -> str:
-    """What a file with this metadata and first tensor (none where it has none, None where that is not known) is, ""
-    where it may be a model.
+    """Say what a file is if it is no model, "" if it may be one.
 
-    The first file of a model in parts may hold its vocabulary alone.
+    `first` are the names of its first tensors: empty if it has none, None if that is not known. The first file of a
+    model in parts may hold only the vocabulary.
     """
     unnamed = first is None
     first = first or ()
@@ -220,14 +220,14 @@ def no_model(metadata: dict[str, Any], first: Sequence[str] | None) -> str:
 
 
 def config(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The keys of `<architecture>.` under the names that config.json gives them.
+    """The keys under `<architecture>.` with the names that config.json gives them.
 
     A projector file (mmproj), whose architecture is "clip", holds a vision or an audio encoder, or both.
     """
     kind = str(metadata.get("general.architecture", ""))
     if kind != "clip":
         found = {"model_type": kind, **_sizes(metadata, kind)}
-        alpha = metadata.get("adapter.lora.alpha")  # 0 is a scale of 1 to llama.cpp
+        alpha = metadata.get("adapter.lora.alpha")  # llama.cpp takes 0 as a scale of 1
         return {**found, "adapter": {"lora_alpha": alpha}} if alpha else found
     towers = {tower: _sizes(metadata, f"clip.{tower}") for tower in ("vision", "audio")}
     return {"model_type": kind, **{f"{tower}_config": sizes for tower, sizes in towers.items() if sizes}}
@@ -239,8 +239,8 @@ def _sizes(metadata: dict[str, Any], section: str) -> dict[str, Any]:
 
 
 @contextmanager
-def told(file: Path) -> Iterator[None]:
-    """What is malformed in a header as one line."""
+def one_line_errors(file: Path) -> Iterator[None]:
+    """Turn errors about a malformed header into one line."""
     try:
         yield
     except (struct.error, OverflowError, ValueError) as error:
@@ -248,5 +248,5 @@ def told(file: Path) -> Iterator[None]:
 
 
 def bad(file: Path, what: str) -> InputError:
-    """The error of a file that cannot be opened."""
+    """The error about a file that cannot be opened."""
     return InputError(f"{printable(str(file))} {what}")

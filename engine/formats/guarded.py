@@ -1,4 +1,4 @@
-"""Files of strangers, opened with suspicion: no FIFO, no link out of the folder, no JSON that fills the memory."""
+"""Opening untrusted files: no FIFO, no link out of the folder, no JSON that fills the memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from . import foreign
 MAX_CONFIG = 8 << 20  # the largest config.json name 21,843 labels twice: 2 MB
 _ALWAYS_HELD = 1 << 20
 _MOST_TIMES = 10
-_FOUR_BYTES = re.compile(rb"[\xf0-\xf7]")  # the first byte of a letter that takes four, in UTF-8 and in Python
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)  # possessive: no memory for ways back
+_FOUR_BYTES = re.compile(rb"[\xf0-\xf7]")  # the first byte of a character of four bytes, in UTF-8 and in Python
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)  # possessive: backtracking would take memory
 
 
 class _Links:
-    """Whether links out of a model's folder are followed: the user's word, for the whole process."""
+    """The user's choice, for the whole process, to follow links out of a model's folder."""
 
     followed = False
 
@@ -29,10 +29,10 @@ LINKS = _Links()
 
 
 def open_regular(file: Path) -> BinaryIO:
-    """A file open for reading; a FIFO would wait for a writer, and a device may never end.
+    """Open a regular file for reading; a FIFO would wait for a writer, and a device may never end.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: it cannot be opened, or is not a regular file.
     """
     if not stat.S_ISREG(file.stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
@@ -40,7 +40,7 @@ def open_regular(file: Path) -> BinaryIO:
 
 
 def head_of(file: Path, count: int) -> bytes:
-    """The first bytes of a file, b"" where it cannot be read: whoever lists it says why."""
+    """The first `count` bytes of a file; b"" if it cannot be read, which listing it will report."""
     try:
         with open_regular(file) as handle:
             return handle.read(count)
@@ -49,13 +49,13 @@ def head_of(file: Path, count: int) -> bytes:
 
 
 def check_inside(file: Path, within: Path | None = None) -> None:
-    """Refuse a link out of its folder, or out of `within`: a model from elsewhere may not have other files read.
+    """Refuse a link out of its folder, or out of `within`: a downloaded model must not make us read other files.
 
     The Hub cache is made of links, from snapshots/<commit> to the blobs of the same model, and older downloads to
     a folder are links to such blobs.
 
     Raises:
-        InputError: it is one.
+        InputError: `file` is such a link.
     """
     folder, real = (within or file.parent).resolve(), file.resolve()
     is_blob = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
@@ -67,10 +67,10 @@ def check_inside(file: Path, within: Path | None = None) -> None:
 
 
 def read_json(file: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
-    """A JSON object from a file of at most `limit` bytes.
+    """Read a JSON object from a file of at most `limit` bytes.
 
     Raises:
-        InputError: unreadable, too large, not JSON, or no object.
+        InputError: unreadable, too large, not JSON, or not an object.
     """
     try:
         if file.stat().st_size > limit:
@@ -81,26 +81,26 @@ def read_json(file: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, file: Path) -> dict[str, Any]:
-    """A JSON object from the content of a file.
+    """Parse the content of a file as a JSON object.
 
     Raises:
-        InputError: not JSON, or no object.
+        InputError: not JSON, or not an object.
     """
     shown = printable(str(file))
     try:
         check_dense(data)
         found = json.loads(data)
     except json.JSONDecodeError as error:
-        if told := foreign.signature(data[: foreign.HEAD]):
-            raise InputError(f"{shown} {told}") from None
+        if known := foreign.signature(data[: foreign.HEAD]):
+            raise InputError(f"{shown} {known}") from None
         if not error.doc.lstrip("\ufeff \t\r\n").startswith(("{", "[", "//", "/*", "#")):
             instead = foreign.content(data[: foreign.HEAD], "JSON") or "is not valid JSON: fetch it again"
             raise InputError(f"{shown} {instead}") from None
-        place = f"line {error.lineno}, column {error.colno}: {_fault(error)}"
+        place = f"line {error.lineno}, column {error.colno}: {_describe_fault(error)}"
         raise InputError(f"{shown} is not valid JSON, {place}; mend it or fetch it again") from None
     except UnicodeDecodeError as error:
-        if told := foreign.signature(data[: foreign.HEAD]):
-            raise InputError(f"{shown} {told}") from None
+        if known := foreign.signature(data[: foreign.HEAD]):
+            raise InputError(f"{shown} {known}") from None
         place = f"byte {error.start + 1} is not {error.encoding.upper()}"
         raise InputError(f"{shown} is not valid JSON: {place}; save it as UTF-8") from None
     except (ValueError, RecursionError):
@@ -112,8 +112,8 @@ def parse_json(data: bytes, file: Path) -> dict[str, Any]:
     return found
 
 
-def _fault(error: json.JSONDecodeError) -> str:
-    """What is wrong at the place of an error: what people write into JSON that Python, say, allows."""
+def _describe_fault(error: json.JSONDecodeError) -> str:
+    """Describe the error at its place, if it is a common one, such as syntax that Python allows and JSON does not."""
     before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :]
     if rest.startswith(("//", "/*", "#")):
         return "JSON has no comments"
@@ -127,31 +127,31 @@ def _fault(error: json.JSONDecodeError) -> str:
 def check_dense(data: bytes) -> None:
     """Refuse large JSON whose values are so small that Python would need 20 to 60 times its size to hold them.
 
-    What is left takes 2 to 8 times its size, 17 at most: see check_memory.
-    The densest entry of a safetensors header has 50 bytes: 3 brackets, 4 colons, 5 commas. What stands in texts
-    does not count; it is taken out only where the plain counts are too high.
+    Accepted JSON takes 2 to 8 times its size, at most 17: see check_memory.
+    The densest entry of a safetensors header has 50 bytes: 3 brackets, 4 colons, 5 commas. Characters within strings do
+    not count; strings are only removed if the counts of the whole text are too high.
 
     Raises:
         ValueError: it is denser than that.
     """
-    if len(data) <= _ALWAYS_HELD or max(needed := _needed(data)) <= len(data):
+    if len(data) <= _ALWAYS_HELD or max(needed := _least_bytes(data)) <= len(data):
         return
     for text in _TEXT.finditer(data):
-        needed = [all_ - within for all_, within in zip(needed, _needed(text[0]), strict=True)]
+        needed = [all_ - within for all_, within in zip(needed, _least_bytes(text[0]), strict=True)]
     if max(needed) > len(data):
         raise ValueError("it holds too many values for its size")
 
 
-def _needed(data: bytes) -> list[int]:
-    """The bytes that so many brackets, colons and commas take at least."""
+def _least_bytes(data: bytes) -> list[int]:
+    """The least number of bytes that JSON with as many brackets, colons and commas takes."""
     return [16 * (data.count(b"[") + data.count(b"{")), 12 * data.count(b":"), 5 * data.count(b",")]
 
 
 def check_memory(data: bytes, size: int) -> None:
-    """Refuse large JSON that Python may need more than ten times the size of its file to hold, `size`.
+    """Refuse large JSON that Python may need more than ten times `size`, the size of its file, to hold.
 
-    A file that has weights is much larger than its header; one that has none is made of names and values alone. What
-    stands in texts does not count as values; it is taken out only where the plain counts are too high.
+    A file with weights is much larger than its header; one without consists only of names and values. Characters within
+    strings do not count as values; strings are only removed if the counts of the whole text are too high.
 
     Raises:
         ValueError: it may need more.
@@ -164,14 +164,14 @@ def check_memory(data: bytes, size: int) -> None:
 
 
 def _bytes_of_values(data: bytes) -> int:
-    """What objects (with what becomes of them), lists, names and values take at most, beside their text."""
+    """The most memory that objects (and what is made of them), lists, names and values take, without their text."""
     return 500 * data.count(b"{") + 100 * data.count(b"[") + 200 * data.count(b":") + 45 * data.count(b",")
 
 
 def _bytes_of_text(data: bytes) -> int:
-    """What the bytes, the text made of them, and the texts in that take at most.
+    """The most memory that the bytes, the text decoded from them, and the strings in it take.
 
-    One wide letter makes all of a text wide, and a text with escapes is put together of pieces.
+    One wide character makes a whole text wide, and a text with escapes is put together from pieces.
     """
     wide = 1 if data.isascii() else 4 if _FOUR_BYTES.search(data) else 2
     pieces = wide if b"\\" in data else 0

@@ -1,4 +1,4 @@
-"""A matrix of which several files hold parts: the parts as they are stored -> the matrix."""
+"""Matrices whose parts are in several files: the stored parts -> the matrix."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ..weights import Weights
 
 AXES = ("rows", "columns")
-"""The part of a joined tensor is called `rows 0` or `columns 0` and so on; parts of one name are copies."""
+"""The parts of a joined tensor are called `rows 0` or `columns 0` and so on; parts of equal name are copies."""
 
 
 def is_joined(tensor: Tensor) -> bool:
-    """Whether a tensor is made of parts that need only be put side by side."""
+    """True if a tensor is made of parts that are only concatenated."""
     return bool(tensor.parts) and tensor.scheme is None and not tensor.problem
 
 
@@ -31,7 +31,8 @@ def read_joined(
     """The whole matrix where its parts land, and the digest of all their bytes.
 
     Raises:
-        WeightsError: a file changed or cannot be read, or what should be a copy is none, or the other way round.
+        WeightsError: a file changed or cannot be read, parts that should be copies differ, or parts that should differ
+            are copies.
     """
     pieces: dict[str, Any] = {}
     seen = []
@@ -48,12 +49,12 @@ def read_joined(
 
 
 def bytes_on(device: str, tensor: Tensor, kind: Format) -> int:
-    """What a joined matrix takes in a device's memory: its parts beside the whole."""
+    """Memory that a joined matrix takes on a device: its parts beside the whole."""
     return 2 * sum(kind.bytes_on(device, part) for _, part in tensor.parts)
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two matrices of one shape hold the same bytes: a NaN is equal to itself here."""
+    """True if two matrices of one shape hold the same bytes, so that a NaN equals itself."""
     import numpy as np
 
     if one is other:

@@ -1,4 +1,4 @@
-"""Files that belong together by their names: `-00001-of-00003` says that one is a part of three."""
+"""Files that belong together by their names: `-00001-of-00003` marks the first of three parts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _MAX_PARTS = 10_000
 
 
 def is_part(name: str) -> bool:
-    """Whether a file's name says that it is one of several parts."""
+    """True if a file's name marks it as one of several parts."""
     return _NUMBERED.fullmatch(name) is not None
 
 
 def siblings(name: str) -> list[str]:
-    """All files of a set in order, where the name of one says `-00001-of-00003`; [] where it does not."""
+    """The names of all files of a set, in order, from a name like `-00001-of-00003`; [] for any other name."""
     numbered = _NUMBERED.fullmatch(name)
     if numbered is None:
         return []
@@ -26,9 +26,9 @@ def siblings(name: str) -> list[str]:
 
 
 def grouped(names: Iterable[str]) -> list[list[str]]:
-    """The files of each model, in the order of the names: numbered parts belong together, and `consolidated.00.pth` ...
+    """The files of each model, in the order of the names: numbered parts are grouped, as are `consolidated.00.pth` ...
 
-    A projector (mmproj) goes with a model, and is one only where there is nothing else.
+    A projector (mmproj) is left out, unless there is nothing else.
     """
     listed = list(names)
     models: dict[str, list[str]] = {}
@@ -40,10 +40,10 @@ def grouped(names: Iterable[str]) -> list[list[str]]:
 
 
 def counting(names: Iterable[str], size: Callable[[str], int]) -> list[str]:
-    """The names that may be those of the model: no variant (`model.fp16.safetensors`) of a plain file that is there, no
-    stub under the name of the whole beside numbered parts.
+    """The names that may be the model's: without variants (`model.fp16.safetensors`) of plain files that are there too,
+    and without a stub under the name of the whole beside its numbered parts.
 
-    `size` says how many bytes a file has, 0 where that is not known.
+    `size` returns the bytes of a file, 0 if they are not known.
     """
     held = set(names)
     sets: dict[str, list[str]] = {}
@@ -60,5 +60,5 @@ def counting(names: Iterable[str], size: Callable[[str], int]) -> list[str]:
 
 
 def _is_stub(whole: str, parts: list[str], size: Callable[[str], int]) -> bool:
-    """Whether a file is less than half of the complete set of parts that goes by its name."""
+    """True if a file is less than half as large as the complete set of parts with its name."""
     return set(siblings(parts[0])) <= set(parts) and 2 * size(whole) < max(1, sum(map(size, parts)))

@@ -1,4 +1,5 @@
-"""What the pickle of a PyTorch file may name: tensors and containers. Its tokens tell; nothing in it is executed."""
+"""Checking the pickle of a PyTorch file, by its tokens: it may only name tensors and containers. Nothing is
+executed."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pickletools import genops
 from ..errors import InputError, printable
 
 _COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
-_MAX_OBJECTS = 64 * 20_000_000  # of 300,000 tensors; their tokens take 20 s
+_MAX_OBJECTS = 64 * 20_000_000  # enough for 300,000 tensors; reading their tokens takes 20 s
 
 _HARMLESS = re.compile(
     r"collections OrderedDict|_codecs encode|(__builtin__|builtins) set"
@@ -21,11 +22,10 @@ _HARMLESS = re.compile(
 
 
 def check_pickle(file: Path, pickle: bytes | mmap.mmap, size: int) -> None:
-    """Refuse a pickle that names more than tensors and containers, in a file of `size` bytes; reads its tokens and
-    executes nothing.
+    """Refuse a pickle that names more than tensors and containers, in a file of `size` bytes. Only its tokens are read.
 
-    A token of one byte may make an object of 64, and a call one of 256: a model's pickle, of which a tensor takes
-    about 150 bytes, stays below 10 times its file.
+    A token of one byte may make an object of 64, and a call one of 256. A model's pickle, with about 150 bytes a
+    tensor, makes objects of less than 10 times its file.
 
     Raises:
         InputError: it names something else.
@@ -49,10 +49,10 @@ def check_pickle(file: Path, pickle: bytes | mmap.mmap, size: int) -> None:
 
 
 def bad_file(file: Path, what: str) -> InputError:
-    """The error that says what is wrong with a file: its name, then `what`."""
+    """The error about a file: its name, then `what`."""
     return InputError(f"{printable(str(file))} {what}")
 
 
 def damaged(file: Path, reason: str) -> InputError:
-    """The error of a file that is not what its name says, or not whole."""
+    """The error about a file that is incomplete, or not of the kind that its name says."""
     return bad_file(file, f"is damaged or not a checkpoint ({printable(reason, 80)}): download it again")

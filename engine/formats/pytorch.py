@@ -1,10 +1,10 @@
-"""PyTorch files (.bin, .pt, .pth, .ckpt): torch says once where each tensor lies; bytes are read as any other file's.
+"""PyTorch files (.bin, .pt, .pth, .ckpt): torch tells where each tensor lies; then bytes are read as in other formats.
 
-Nothing in a file is executed. Its pickle may name tensors and containers only, which is checked on the
-pickle's tokens before `torch.load(weights_only=True)` sees it: torch's own list also lets `bytearray` and
-device copies through, with which a file of 200 bytes fills the memory. A listing needs torch (1 to 3 s), so it
-is kept (Listings). Reading needs none of it: records of a zip and storages of a legacy file lie uncompressed
-in one piece, and one `pread` a tensor serves prefetching, digests and the check for a changed file.
+Nothing in a file is executed. Its pickle may only name tensors and containers, which is checked on the
+pickle's tokens before `torch.load(weights_only=True)` sees it: torch's own list also allows `bytearray` and
+device copies, with which a file of 200 bytes can fill the memory. A listing needs torch (1 to 3 s), so it
+is kept (Listings). Reading does not need torch: records of a zip and storages of a legacy file lie uncompressed
+in one piece, and one `pread` per tensor serves prefetching, digests and the check for a changed file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 INDEX = "pytorch_model.bin.index.json"
 _DIFFUSERS = "diffusion_pytorch_model.bin"
 LISTING = "torch-1"
-"""What listings of this form are kept under; another form needs another name."""
+"""The prefix of the keys of kept listings; change it with the form of the listings."""
 _HEAD = 4096
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, the keys of its storages
@@ -63,7 +63,7 @@ _OLMO = frozenset({"optim.pt", "train.pt"})  # beside its model.pt
 
 
 class _Region(NamedTuple):
-    """`size` bytes in memory that are bytes of the file."""
+    """`size` bytes in memory, at `address`, that are the bytes of the file from `offset` on."""
 
     address: int
     size: int
@@ -71,8 +71,8 @@ class _Region(NamedTuple):
 
 
 class PyTorch(Ranged):
-    """See Format; a listing imports torch, unless `listings` holds what it once said of this very file. A file on a
-    server is listed from a stand-in that lacks the storages alone.
+    """See Format; listing a file imports torch, unless `listings` holds an earlier listing of this very file. A file on
+    a server is listed from a stand-in that only lacks the storages.
     """
 
     suffixes = (".bin", ".pt", ".pth", ".ckpt")
@@ -83,7 +83,7 @@ class PyTorch(Ranged):
         return head.startswith((ZIP, _LEGACY))
 
     def models(self, names: Collection[str]) -> list[list[str]]:
-        """See Format: what transformers and diffusers save."""
+        """See Format: the files that transformers and diffusers save."""
         for name in (INDEX, "pytorch_model.bin", f"{_DIFFUSERS}.index.json", _DIFFUSERS):
             if name in names:
                 return [[name]]
@@ -95,11 +95,11 @@ class PyTorch(Ranged):
         return _ADAPTER.fullmatch(name) is not None
 
     def doubtful(self, names: Collection[str]) -> list[list[str]]:
-        """See Format: torch.save writes everything to files of these suffixes."""
+        """See Format: torch.save writes all kinds of objects to files with these suffixes."""
         return grouped(self.candidates(names))
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
-        """See Format; InputError is raised too where the file holds no state dict, or would have to execute code."""
+        """See Format; InputError is also raised if the file holds no state dict, or would have to execute code."""
         _refuse_trainer_state(file)
         try:
             with open_regular(file) as handle:
@@ -107,11 +107,11 @@ class PyTorch(Ranged):
         except OSError as error:
             raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
         source = identify(file, origin.repo, origin.commit, head)
-        rows = _kept_rows(lambda: _list(file, head, file), source, origin.listings)
+        rows = _kept_rows(lambda: _list_rows(file, head, file), source, origin.listings)
         return Listing(_tensors(rows, file, stamp.size, source), stamp)
 
     def header(self, ends: Ends, size: int, file: Path) -> bytes:
-        """See Ranged: all but the storages; nothing is unpickled yet."""
+        """See Ranged: everything except the storages; nothing is unpickled yet."""
         _refuse_trainer_state(file)
         head = ends.first(foreign.HEAD)
         if head.startswith(ZIP):
@@ -126,7 +126,7 @@ class PyTorch(Ranged):
         def listed() -> list[Any]:
             try:
                 with stand_in(header, size) as path:
-                    return _list(path, ZIP, file)
+                    return _list_rows(path, ZIP, file)
             except OSError as error:
                 raise InputError(
                     f"{printable(str(file))} cannot be listed: {error.strerror or error} in {tempfile.gettempdir()}"
@@ -138,7 +138,7 @@ class PyTorch(Ranged):
         """See Format; a transposed or sliced view is brought into row-major order.
 
         Raises:
-            WeightsError: as there, or elements of the view share their bytes.
+            WeightsError: as in Format, or if elements of the view share their bytes.
         """
         if not tensor.strides:
             return read_plain(tensor, stored, landing)
@@ -153,7 +153,7 @@ class PyTorch(Ranged):
         return flat.as_strided(tensor.shape, tensor.strides).contiguous(), seen
 
     def candidates(self, names: Iterable[str]) -> list[str]:
-        """See Format: not what trainers save beside a model."""
+        """See Format: without the files that trainers save beside a model."""
         held = [name for name in self.named(names) if not (_is_trainer_state(name) or foreign.kind_by_name(name))]
         return [name for name in held if name not in _OLMO] or held
 
@@ -171,7 +171,7 @@ def _refuse_trainer_state(file: Path) -> None:
 
 
 def _no_checkpoint(file: Path, head: bytes) -> InputError:
-    """The error of a file that begins in a way that none of torch.save does."""
+    """The error about a file whose first bytes torch.save never writes."""
     other = "was not written by torch.save: name a file that was, or a .safetensors or .gguf file"
     return bad_file(file, foreign.content(head[: foreign.HEAD]) or other)
 
@@ -187,7 +187,7 @@ def _tensors(rows: Iterable[Any], file: Path, size: int, source: Source) -> list
 
 
 def _kept_rows(listed: Callable[[], list[Any]], source: Source, listings: Listings | None) -> list[Any]:
-    """What _list says of a file, from `listings` where it was said before."""
+    """The rows of _list_rows, from `listings` if they were kept before."""
     key = f"{LISTING}-{source.identity}"
     rows = _parsed(listings.get(key) if listings else None)
     if rows is None:
@@ -198,13 +198,13 @@ def _kept_rows(listed: Callable[[], list[Any]], source: Source, listings: Listin
 
 
 def _parsed(text: str | None) -> list[Any] | None:
-    """The rows of a kept listing: name, dtype, shape, first byte and end, strides."""
+    """The rows of a kept listing: name, dtype, shape, first byte, end, strides."""
     rows = json.loads(text) if text else None
     return rows if isinstance(rows, list) else None
 
 
-def _list(path: Path, head: bytes, file: Path) -> list[Any]:
-    """The rows of a file that lies at `path`, where it begins with `head`; `file` is what messages call it."""
+def _list_rows(path: Path, head: bytes, file: Path) -> list[Any]:
+    """The rows of the file at `path`, which begins with `head`; messages call it `file`."""
     try:
         if head.startswith((ZIP, _LEGACY)):
             _need_torch()
@@ -224,14 +224,14 @@ def _list(path: Path, head: bytes, file: Path) -> list[Any]:
 
 
 def _need_torch() -> None:
-    """Import torch, whose absence is no fault of the file that it should list.
+    """Import torch; if that fails, say so instead of blaming the file.
 
     Raises:
-        InputError: it is not there or broken.
+        InputError: torch is missing or broken.
     """
     try:
         import torch  # noqa: F401
-    except Exception as error:  # noqa: BLE001 - OSError where a library of it is lacking, whatever numpy's next ABI does
+    except Exception as error:  # noqa: BLE001 - OSError if a shared library is missing, others if numpy's ABI differs
         reason = printable(str(error).partition("\n")[0] or type(error).__name__, 120)
         raise InputError(
             f"torch, which lists PyTorch files, cannot be imported ({reason}): install it again, or name a .safetensors"
@@ -239,11 +239,11 @@ def _need_torch() -> None:
 
 
 def _load_zip(path: Path, file: Path) -> tuple[object, list[_Region]]:
-    """What the archive holds, mapped and not read, and where in memory its records came to lie.
+    """Load what the archive holds, mapped and not read, with the places of its records in memory.
 
-    torch does not say which record a storage is. Kept on the CPU, each is passed to `map_location` where it lies
-    in the mapping; torch.save writes no record that the pickle does not name, so in order of place they are the
-    records, at one distance from them.
+    torch does not say which record a storage is. Each storage is passed to `map_location` at its address in the
+    mapping. torch.save only writes records that the pickle names, so in the order of their addresses the storages
+    are the records, all at one distance from them.
     """
     with ZipFile(path) as archive:
         held = records(path, archive, file)
@@ -263,12 +263,12 @@ def _load_zip(path: Path, file: Path) -> tuple[object, list[_Region]]:
     return found, regions
 
 
-class _Unread:
-    """A legacy file as torch reads it: the pickles are given, of the storages only where they would have gone.
+class _UnreadFile:
+    """A legacy file as torch reads it: pickles are passed on, but storages are only noted with their addresses.
 
-    Such a file cannot be mapped by torch, which would copy all of it into memory. It reads each storage straight
-    to where that lies (`readinto`), so the address is known, and the pages stay untouched: 0 bytes instead of
-    the file's size, and no reading. Counts of elements (8 bytes) are given, for torch compares them.
+    torch cannot map such a file; it would copy all of it into memory. It reads each storage straight to its final
+    address (`readinto`), so the address is known, and the pages stay untouched: nothing is read, and 0 bytes of memory
+    are used instead of the file's size. Counts of elements (8 bytes) are passed on, because torch compares them.
     """
 
     def __init__(self, data: mmap.mmap) -> None:
@@ -277,7 +277,7 @@ class _Unread:
         self.regions: list[_Region] = []
 
     def readinto(self, target: memoryview) -> int:
-        """Note where these bytes of the file would lie; 0 at the end."""
+        """Note where these bytes of the file would go, and return how many there are; 0 at the end."""
         import torch
 
         offset = self.tell()
@@ -296,19 +296,19 @@ class _Unread:
 
 
 def _load_legacy(file: Path) -> tuple[object, list[_Region]]:
-    """What a file from before the zip format (torch 1.6) holds, and where in memory its storages would lie."""
+    """Load what a file from before the zip format (torch 1.6) holds, with the places of its storages in memory."""
     import torch
 
     with open_regular(file) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for _ in range(_LEGACY_PICKLES):
             check_pickle(file, data, len(data))
         data.seek(0)
-        unread, left = _Unread(data), len(data)
+        unread, left = _UnreadFile(data), len(data)
 
         def stay(storage: Any, _: str) -> Any:
             nonlocal left
             left -= storage.nbytes()
-            if left < 0:  # before a view beyond its end has torch enlarge the storage, and so write all of it
+            if left < 0:  # check before a view beyond its end makes torch enlarge the storage, and so write all of it
                 raise ValueError("its storages are larger than the file")
             return storage
 
@@ -322,21 +322,22 @@ def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
     parts = found.get("mp_world_size") if isinstance(found, Mapping) else None  # DeepSpeed's word
     if isinstance(parts, int) and parts > 1:
         raise bad_file(file, f"is one of {parts} parts of a tensor-parallel model: save the whole model")
-    rows = [_row(name, tensor, regions) for name, tensor in _named(_state_dict(found))]
+    rows = [_row(name, tensor, regions) for name, tensor in _tensors_in(_state_dict(found))]
     if not rows:
         keys = [printable(str(key), 40) for key in found][:5] if isinstance(found, Mapping) else []
         held = f"its keys are {', '.join(keys)}" if keys else f"it is a {type(found).__name__}"
         raise bad_file(file, f"holds no state dict ({held}): save the model's state_dict()")
     if len({name for name, *_ in rows}) < len(rows):
         raise ValueError("a tensor name occurs twice")
-    "".join(name for name, *_ in rows).encode()  # a pickle may hold half a surrogate pair, which no other text can
+    "".join(name for name, *_ in rows).encode()  # raises on half a surrogate pair, which only a pickle may hold
     return rows
 
 
 def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:
-    """The innermost of nested state dicts, as trainers save them; {} where there is none.
+    """The innermost of nested state dicts, as trainers save them; {} if there is none.
 
-    Under other names than `_NESTS` it is what holds tensors: one dictionary or several (Megatron's encoder, embedding).
+    Besides the names of `_NESTS` it may be under any name with tensors: one dictionary or several (Megatron's encoder,
+    embedding).
     """
     if not isinstance(found, Mapping) or depth > _MAX_DEPTH or {"state", "param_groups"} <= found.keys():
         return {}
@@ -349,14 +350,14 @@ def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:
     return next(iter(held.values())) if len(held) == 1 else held
 
 
-def _named(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_in(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
     if depth > _MAX_DEPTH:
         raise ValueError("its dictionaries are nested too deep")
     for key, value in state.items():
         if _is_tensor(value):
             yield f"{prefix}{key}", value
         elif isinstance(value, Mapping):
-            yield from _named(value, f"{prefix}{key}.", depth + 1)
+            yield from _tensors_in(value, f"{prefix}{key}.", depth + 1)
 
 
 def _is_tensor(value: object) -> bool:
@@ -374,7 +375,7 @@ def _row(name: str, tensor: torch.Tensor, regions: list[_Region]) -> tuple[Any, 
 
 
 def _bytes_of(address: int, span: int, regions: list[_Region]) -> tuple[int, int]:
-    """First byte and end in the file of `span` bytes in memory."""
+    """First byte and end, in the file, of `span` bytes at an address in memory."""
     number = bisect_right(regions, address, key=lambda region: region.address) - 1
     region = regions[max(number, 0)]
     if number < 0 or address + span > region.address + region.size:

@@ -1,4 +1,4 @@
-"""The formats that are read. Nothing outside this room knows a suffix of weights."""
+"""The list of formats that are read. Only this room knows suffixes of weights."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from .pytorch import PYTORCH
 from .safetensors import SAFETENSORS
 
 FORMATS: tuple[Format, ...] = (SAFETENSORS, PYTORCH, GGUF)
-"""In the order in which a folder that holds several is looked through; transformers prefers safetensors too."""
+"""In the order in which a folder with several formats is searched; transformers prefers safetensors too."""
 
 _OF_INDEX = ".index.json"
 _ARTICLES = ("a ", "an ")
 
 
 def suffixes() -> tuple[str, ...]:
-    """Of all formats."""
+    """The suffixes of all formats."""
     return tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
 
 
 def ranged_suffixes() -> tuple[str, ...]:
-    """Of the formats that are read from a server in part."""
+    """The suffixes of the formats whose files can be listed on a server."""
     return tuple(suffix for kind in FORMATS if isinstance(kind, Ranged) for suffix in kind.suffixes)
 
 
 def holds_weights(names: Iterable[str]) -> bool:
-    """Whether files of these names may hold weights of a model."""
+    """True if files of these names may hold a model's weights."""
     listed = list(names)
     return any(kind.candidates(listed) for kind in FORMATS)
 
 
 def stands_alone(name: str) -> bool:
-    """Whether the file of this name is of a format that stands alone."""
+    """True if a file of this name is of a format that stands alone."""
     return any(kind.stands_alone for kind in _named(name))
 
 
 def unread(names: Iterable[str]) -> list[str]:
-    """One file among these names of each format of weights that is not read, with the format, sorted."""
+    """For each format of weights that is not read, one file of it among `names`, with the format's name, sorted."""
     kinds: dict[str, str] = {}
     for name in sorted(names):
         if kind := foreign.kind_by_name(name):
@@ -51,10 +51,10 @@ def unread(names: Iterable[str]) -> list[str]:
 
 
 def format_of(file: Path) -> Format:
-    """The format of a file by its suffix; where several have it, the one that recognises its first bytes.
+    """The format of a file by its suffix; if several formats have the suffix, the one that recognises the first bytes.
 
     Raises:
-        InputError: no format has it.
+        InputError: no format has the suffix.
     """
     named = _named(file.name)
     if not named:
@@ -66,22 +66,22 @@ def format_of(file: Path) -> Format:
 
 
 def is_index(name: str) -> bool:
-    """Whether the file of this name is an index of a format that has one."""
+    """True if a file of this name is an index, of a format that has one."""
     shard = name.lower().removesuffix(_OF_INDEX)
     return shard != name.lower() and any(kind.index and shard.endswith(kind.suffixes) for kind in FORMATS)
 
 
 def format_of_index(name: str) -> Format:
-    """The format of the shards that an index names; of any other file as format_of.
+    """The format of the shards that an index names; for any other file as format_of.
 
     Raises:
-        InputError: no format has its suffix.
+        InputError: no format has the suffix.
     """
     return format_of(Path(name[: -len(_OF_INDEX)] if is_index(name) else name))
 
 
 def _foreign(file: Path) -> str:
-    """What a file without a suffix of ours is."""
+    """The end of a sentence that says what a file without a suffix of ours is."""
     kinds = ", ".join(suffixes())
     if kind := foreign.kind_by_name(file.name):
         if kind.startswith(_ARTICLES):

@@ -1,7 +1,7 @@
 """safetensors: the header is checked by the rules of the reference reader, before any tensor is read.
 
-The `safetensors` package reads no bf16 without torch and does not tell where a tensor's bytes lie,
-which content keys and prefetching need; the header is 8 bytes of length and JSON.
+The `safetensors` package cannot read bf16 without torch and does not tell where a tensor's bytes lie,
+which content keys and prefetching need. The header is 8 bytes of length, then JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BESIDE = re.compile(
 _HALF = re.compile("[\ud800-\udfff]")
 INDEX = f"model{_OF_INDEX}"
 MAX_HEADER = 100_000_000  # the limit of the reference reader
-MAX_SIZE = 2**64  # as there
+MAX_SIZE = 2**64  # also its limit
 
 DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -46,7 +46,7 @@ PART_NAMES = TORCH_NAMES | {
     "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "U32": "int32", "I64": "int64",
     "F8_E8M0": "uint8", "F4": "uint8",
 }  # fmt: skip
-"""What the parts of a quantised matrix are read as: torch computes with neither float8_e8m0fnu nor float4."""
+"""The torch types that parts of a quantised matrix are read as: torch cannot compute with float8_e8m0fnu or float4."""
 
 
 class Safetensors(Ranged):
@@ -60,7 +60,7 @@ class Safetensors(Ranged):
         return head[8:9] == b"{"
 
     def models(self, names: Collection[str]) -> list[list[str]]:
-        """See Format: what transformers saves comes first, then what another index names, as diffusers' own; and
+        """See Format: the files that transformers saves come first, then those of another index, such as diffusers'.
         `consolidated*` repeats the same weights under Mistral's native names.
         """
         for name in (INDEX, "model.safetensors"):
@@ -73,7 +73,7 @@ class Safetensors(Ranged):
         return [[name] for name in indexes] or ([whole] if whole else [])
 
     def doubtful(self, names: Collection[str]) -> list[list[str]]:
-        """See Format: an adapter is none of the model beside it."""
+        """See Format: the files that `models` leaves out, such as an adapter."""
         held = self.named(names)
         return [held] if held else []
 
@@ -88,7 +88,7 @@ class Safetensors(Ranged):
         return Listing(self.parse(header, file, stamp.size, source, origin).tensors, stamp)
 
     def metadata(self, file: Path) -> dict[str, str]:
-        """The texts that the header of a file holds beside its tensors, by name.
+        """The texts in the header of a file, by name, beside its tensors.
 
         Raises:
             InputError: the file cannot be read, is truncated or malformed.
@@ -111,7 +111,7 @@ class Safetensors(Ranged):
         return header, stamp
 
     def header(self, ends: Ends, size: int, file: Path) -> bytes:
-        """See Ranged; the first 8 bytes state how long the header is."""
+        """See Ranged; the first 8 bytes state the length of the header."""
         begin, end = _header_span(ends.first(HEAD), size, file)
         return ends.first(end)[begin:end]
 
@@ -130,7 +130,7 @@ SAFETENSORS = Safetensors()
 
 
 def read_part(tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[torch.Tensor, str]:
-    """As read_plain, in torch and of any type of PART_NAMES; two F4 numbers are one byte: the result is flat there.
+    """Like read_plain, but a torch tensor of any type of PART_NAMES. A byte holds two F4 numbers; those come flat.
 
     Raises:
         WeightsError: the file changed or cannot be read.
@@ -146,7 +146,7 @@ def _header_span(head: bytes, size: int, file: Path) -> tuple[int, int]:
     """First byte and end of the header of a file of `size` bytes that begins with `head`.
 
     Raises:
-        InputError: it would be longer than the file or than a header may be.
+        InputError: the header would be longer than the file or than a header may be.
     """
     (length,) = struct.unpack_from("<Q", head) if len(head) >= 8 else (size,)
     if length > size - 8:
@@ -181,7 +181,7 @@ def _entries(header: bytes, file: Path, size: int) -> dict[str, Any]:
         text = header.decode()
         entries = json.loads(text, parse_constant=no_number)
         if not _is_plain(header, entries):
-            del entries  # or both would be held
+            del entries  # so that only one copy is held
             entries = json.loads(text, parse_constant=no_number, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise _bad(file, f"has a header that is not JSON ({printable(str(error), 80)})") from None
@@ -191,7 +191,7 @@ def _entries(header: bytes, file: Path, size: int) -> dict[str, Any]:
 
 
 def _is_plain(header: bytes, entries: Any) -> bool:
-    """Whether no name stands twice, for sure: a look at each object while it is parsed takes as long as parsing."""
+    """True if certainly no name occurs twice. Checking each object while parsing takes as long as parsing itself."""
     if not isinstance(entries, dict) or b"\\" in header:
         return False
     metadata = entries.get("__metadata__")
@@ -202,7 +202,7 @@ def _is_plain(header: bytes, entries: Any) -> bool:
 
 
 def _tensor(name: str, entry: Any, start: int, file: Path, source: Any) -> Tensor:
-    """One header entry, checked: known dtype, whole non-negative sizes, as many bytes as they need."""
+    """Check one header entry: known dtype, whole non-negative sizes, and the number of bytes that they need."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
@@ -215,7 +215,7 @@ def _tensor(name: str, entry: Any, start: int, file: Path, source: Any) -> Tenso
     limit = bits * MAX_SIZE
     for size in shape:
         bits *= size
-        if bits >= limit:  # before the product of a hostile shape takes minutes
+        if bits >= limit:  # stops before multiplying a hostile shape takes minutes
             raise _bad(file, f"gives tensor {printable(name)} a shape that overflows 64 bits")
     if bits != 8 * (end - begin):
         held = f"{end - begin} bytes where dtype and shape need {bits // 8}"
@@ -224,14 +224,14 @@ def _tensor(name: str, entry: Any, start: int, file: Path, source: Any) -> Tenso
 
 
 def _whole(numbers: Iterable[Any]) -> bool:
-    for number in numbers:  # noqa: SIM110 - `all` of a generator takes twice the time, and 100,000 tensors pass here
+    for number in numbers:  # noqa: SIM110 - `all` of a generator takes twice as long, and 100,000 tensors come here
         if type(number) is not int or not 0 <= number < MAX_SIZE:
             return False
     return True
 
 
 def _check_cover(tensors: list[Tensor], start: int, size: int, file: Path) -> None:
-    """As the reference reader: the tensors follow one another without overlap or hole, to the end."""
+    """Check, as the reference reader does, that the tensors follow one another without overlap or hole, to the end."""
     reached = start
     for tensor in sorted(tensors, key=lambda t: (t.begin, t.end)):
         if tensor.begin != reached:

@@ -1,4 +1,4 @@
-"""A stored tensor: where its bytes lie, and reading them without being fooled by a changed file."""
+"""A stored tensor: where its bytes lie, and reading them with a check that the file has not changed."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PEEK_BYTES = 1 << 16
 class Scheme:
     """How the parts of a quantised matrix become floats.
 
-    `formula` names a function of engine/quantised/dequantisation, `floats` the torch dtype that holds its result, wide
+    `formula` names a function of engine/quantised/dequantisation. `floats` is the torch dtype of its result, wide
     enough to hold every product of a stored number and its scale exactly. `name` is the format as a user
-    knows it, `detail` the rest of what tells one reading of the same bytes from another: together they
-    are the projection's `dequantisation`, and so part of its content key. The numbers are those of the
-    formula: `block` (rows, columns) share a scale, `bits` make a packed integer.
+    knows it, `detail` whatever else distinguishes one reading of the same bytes from another: together they
+    are the projection's `dequantisation`, and so part of its content key. The numbers are arguments of the
+    formula: `block` (rows, columns) share a scale, a packed integer has `bits`.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Scheme:
 
     @property
     def text(self) -> str:
-        """What stands in the tree and in the provenance, e.g. `gptq int4, groups of 128`."""
+        """The scheme as shown in the tree and in the provenance, e.g. `gptq int4, groups of 128`."""
         return ", ".join(filter(None, (self.name, self.detail)))
 
 
 class Tensor(NamedTuple):
     """One tensor of a checkpoint file: bytes `begin` to `end` of `file`, `shape` in (out, in) order.
 
-    `strides` (in elements) are those of a view that a PyTorch file may hold; () where rows follow one another.
-    A quantised matrix is one Tensor too: name and shape are those of the matrix it stands for, file,
-    bytes and dtype those of the packed numbers, `parts` everything that `scheme` needs under the name
-    its formula gives it. A matrix of which several files hold parts has `parts` too, and no `scheme`.
-    `problem` is the sentence that says why it cannot be read, "" where it can. `content` is all its bytes where they
-    came with the header, b"" where they are on a server and did not, None where the file is asked for them.
+    `strides` (in elements) are those of a view that a PyTorch file may hold; () if rows follow one another.
+    A quantised matrix is one Tensor too: name and shape are those of the matrix, file, bytes and dtype those of
+    the packed numbers, and `parts` all tensors that `scheme` needs, under the names that its formula gives them. A
+    matrix whose parts are in several files has `parts` too, but no `scheme`.
+    `problem` says in a sentence why it cannot be read, "" if it can. `content` holds all its bytes if they came with
+    the header, b"" if they are on a server and did not, None if they are to be read from the file.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Tensor(NamedTuple):
 
     @property
     def stored_bytes(self) -> int:
-        """What is read of files for it."""
+        """The number of bytes that are read from files for it."""
         if self.parts:
             return sum(part.end - part.begin for _, part in self.parts)
         return self.end - self.begin
@@ -80,7 +80,7 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What tells a file from a changed one without reading it."""
+    """Size, time and inode of a file: they show that it changed, without reading it."""
 
     size: int
     mtime_ns: int
@@ -88,6 +88,7 @@ class FileStamp:
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileStamp:
+        """The stamp of a file with this status."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
@@ -95,20 +96,21 @@ class Remote(Protocol):
     """A file that is not on this machine."""
 
     def reading(self, begin: int, end: int) -> AbstractContextManager[Fill]:
-        """What fills views with bytes `begin` to `end` of the file, in their order.
+        """A function that fills views with bytes `begin` to `end` of the file, in order.
 
         Raises:
-            WeightsError: when filling, they cannot be had.
+            WeightsError: when filling, if the bytes cannot be fetched.
         """
         ...
 
 
 FileAccess: TypeAlias = FileStamp | Remote
-"""How the bytes of a file are had: it is here and must still look like this, or it is elsewhere."""
+"""How to read a file: a stamp that the local file must still have, or access to a file elsewhere."""
 
 
 def identify(file: Path, repo: str, commit: str, header: bytes) -> Source:
-    """The source of a file: the blob's digest in the Hub cache, else size, time, inode and header."""
+    """The source of a file. Its identity is the blob's digest in the Hub cache, else that of size, time, inode,
+    header."""
     try:
         stamp = FileStamp.of(file.stat())
         blob = file.resolve()
@@ -125,17 +127,17 @@ def identify(file: Path, repo: str, commit: str, header: bytes) -> Source:
 
 
 def peek(tensor: Tensor) -> bytes:
-    """A small tensor's bytes, read while listing: a shape or a description that no header holds.
+    """The bytes of a small tensor, read while listing: a shape or a description that no header holds.
 
     Raises:
-        ValueError: the file cannot be read there, or the tensor is too large to be a description.
+        ValueError: the file cannot be read, or the tensor is too large to be a description.
     """
     shown = printable(tensor.name)
     if tensor.end - tensor.begin > PEEK_BYTES:
         raise ValueError(f"{shown} is too large for what it should describe")
     if tensor.content:
         return tensor.content
-    if tensor.content is not None:  # on a server, where a request for each would take as long as the download
+    if tensor.content is not None:  # on a server, where a request for each tensor would take as long as the download
         raise ValueError(f"how it is packed is written in {shown}, which is not here: use --download")
     try:
         with open(tensor.file, "rb") as handle:
@@ -146,11 +148,10 @@ def peek(tensor: Tensor) -> bytes:
 
 
 def read_bytes(tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights, str]:
-    """The tensor's bytes, uint8, shape (end - begin,), and their digest.
+    """Read a tensor's bytes, uint8, shape (end - begin,), with their digest.
 
-    It is kept of content-addressed files too: a server may send other bytes than those whose digest it states. It is
-    XXH3-128, which tells changed weights from the same at 10 GB/s and more, where hashlib's digests make 0.4 to 1.1 on
-    the host of an H100.
+    The digest is taken for content-addressed files too, as a server may send other bytes than those whose digest it
+    states. It is XXH3-128, which makes 10 GB/s and more; hashlib's digests make 0.4 to 1.1 on the host of an H100.
 
     Raises:
         WeightsError: the file changed since it was opened, is truncated, or cannot be read.
@@ -169,7 +170,7 @@ def read_bytes(tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[We
 
 
 def read_plain(tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights, str]:
-    """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
+    """Read a tensor to where its bytes land (see weights.plain), with the digest of the bytes (see read_bytes).
 
     Raises:
         WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
@@ -182,7 +183,7 @@ def read_plain(tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[We
 
 @contextmanager
 def _reading(tensor: Tensor, stamp: FileStamp) -> Iterator[Fill]:
-    """What fills views with a tensor's bytes from a file that must be as it was."""
+    """A function that fills views with a tensor's bytes, from a file that must not have changed."""
     try:
         with open(tensor.file, "rb", buffering=0) as handle:
             if FileStamp.of(os.fstat(handle.fileno())) != stamp:

@@ -1,4 +1,4 @@
-"""The texts of tokens, as tokenizers write them and as a person reads them."""
+"""The texts of tokens: from the form in which tokenizers store them to the form that a person reads."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from functools import cache
 from typing import Any
 
 _SPACE = "\u2581"
-"""What SentencePiece writes for a space."""
+"""The character that SentencePiece writes for a space."""
 
 
 def readable(texts: Iterable[tuple[int, str]], *, by_bytes: bool) -> dict[int, str]:
-    """Tokens by their numbers; `by_bytes`: each character stands for a byte, as in GPT-2's tokenizer."""
+    """Texts of tokens by number; `by_bytes`: each character stands for a byte, as in GPT-2's tokenizer."""
     return {number: _from_bytes(text) if by_bytes else text.replace(_SPACE, " ") for number, text in texts}
 
 
 def from_tokenizer(found: Mapping[str, Any]) -> dict[int, str]:
-    """The tokens of what tokenizer.json holds; {} where it lists none."""
+    """The texts of tokens by number, from the content of tokenizer.json; {} if it lists none."""
     model = found.get("model")
     vocab = model.get("vocab") if isinstance(model, Mapping) else None
     parts = json.dumps([found.get(part) for part in ("decoder", "pre_tokenizer")])
@@ -31,7 +31,7 @@ def from_tokenizer(found: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _listed(vocab: Any) -> Iterator[tuple[int, str]]:
-    """Of a mapping from texts to numbers, or of a list of texts with their scores."""
+    """Yield number and text, from a mapping of texts to numbers or from a list of texts with scores."""
     if isinstance(vocab, Mapping):
         yield from ((number, text) for text, number in vocab.items() if type(number) is int)
     elif isinstance(vocab, list):
@@ -41,16 +41,16 @@ def _listed(vocab: Any) -> Iterator[tuple[int, str]]:
 
 
 def _from_bytes(text: str) -> str:
-    """Bytes that are no whole letter stay visible, as \\xe4."""
+    """The text of the bytes that the characters stand for. Bytes that form no whole character are shown as \\xe4."""
     known = _bytes()
-    if not all(letter in known for letter in text):  # a token that was added is written as it is
+    if not all(letter in known for letter in text):  # added tokens are stored as plain text
         return text
     return bytes(known[letter] for letter in text).decode("utf-8", "backslashreplace")
 
 
 @cache
 def _bytes() -> Mapping[str, int]:
-    """The byte that each character stands for: printable ones for themselves, the others in order from 256 on."""
+    """The byte that each character stands for: printable bytes are themselves, the others follow from 256 on."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -1,9 +1,9 @@
-"""The zip archive that torch.save writes: where its storages lie, and a stand-in for an archive that is on a server.
+"""The zip archive that torch.save writes: where its storages lie, and a stand-in for an archive on a server.
 
 The directory at the end of an archive says where the header of each record begins and how long the record is, but not
-how long that header is: torch fills it up, so that the record begins at a multiple of 64. From the server come what
-stands before the first storage (the pickle) and what stands behind the last (the directory); where each storage begins
-follows from where the next record does.
+how long that header is: torch pads it so that the record begins at a multiple of 64. From the server we fetch what
+comes before the first storage (the pickle) and after the last (the directory); where each storage begins is computed
+from the start of the next record.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from .pickles import bad_file, check_pickle, damaged
 
 ZIP = b"PK\x03\x04"
 MAX_HEADER = 100_000_000
-"""What is fetched of each end at most; 100,000 tensors take 15 MB of pickle and 10 MB of directory."""
+"""The most bytes that are fetched from each end; 100,000 tensors take 15 MB of pickle and 10 MB of directory."""
 _MORE = 100_000
-"""What is fetched of the end at once: the directory takes 60 to 100 bytes a tensor."""
+"""How many last bytes are fetched at first: the directory takes 60 to 100 bytes a tensor."""
 _BEFORE = 4000
-"""What is fetched along before a longer directory, for the small records that stand between it and the storages."""
+"""How many bytes are fetched before a longer directory, for the small records between the storages and it."""
 _FIXED = struct.Struct("<4s22xHH")
-"""The header of a record: what it begins with, and how long the name and the padding are that follow it."""
+"""The header of a record: its signature, and the lengths of the name and the padding that follow."""
 _DESCRIBED = 8
-"""The bit in the directory that says that the record's checksum and sizes stand behind it too."""
+"""The bit in the directory that says that the record's checksum and sizes follow the record too."""
 _DESCRIPTORS = (16, 24)
-"""Bytes that those take, by whether sizes have 32 or 64 bits: as they differ by 8, only one of them can lead to a
-record that begins at a multiple of _ALIGNED."""
+"""The bytes that these take with sizes of 32 and of 64 bits. They differ by 8, so only one of them can lead to a record
+that begins at a multiple of _ALIGNED."""
 _ALIGNED = 16
 _LENGTH = struct.Struct("<Q")
 _LOADING = threading.Lock()
 
 
 class _Place(NamedTuple):
-    """Where a record lies: `header` is the first byte of its own header, `name` its name as it stands there."""
+    """Where a record lies: `header` is the first byte of its header, `name` its name in that header."""
 
     header: int
     name: bytes
@@ -53,37 +53,37 @@ class _Place(NamedTuple):
 
 
 class _ShortError(Exception):
-    """Bytes of a file that are needed are not there, from `begin` on."""
+    """Bytes of a file, from `begin` on, are needed but not at hand."""
 
     def __init__(self, begin: int) -> None:
         super().__init__()
         self.begin = begin
 
 
-class _Last(io.RawIOBase):
-    """The last bytes of a file of `size` bytes, at their place in it."""
+class _FileEnd(io.RawIOBase):
+    """A file of `size` bytes of which only the last ones are at hand."""
 
     def __init__(self, held: bytes, size: int) -> None:
         self._held, self._size, self._at = held, size, 0
 
     def seekable(self) -> bool:
-        """As of a file."""
+        """See io.RawIOBase."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
+        """See io.RawIOBase."""
         self._at = max(offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence], 0)
         return self._at
 
     def tell(self) -> int:
-        """As of a file."""
+        """See io.RawIOBase."""
         return self._at
 
     def read(self, count: int | None = -1) -> bytes:
-        """As of a file.
+        """See io.RawIOBase.
 
         Raises:
-            _ShortError: they begin before the bytes that are there.
+            _ShortError: the position is before the bytes at hand.
         """
         begin = self._at - (self._size - len(self._held))
         if begin < 0:
@@ -94,10 +94,10 @@ class _Last(io.RawIOBase):
 
 
 def header_of(ends: Ends, size: int, file: Path) -> bytes:
-    """What stands before and behind the storages of an archive of `size` bytes, for `stand_in`.
+    """The bytes before and after the storages of an archive of `size` bytes, for `stand_in`.
 
     Raises:
-        InputError: it is damaged, or no archive of torch.save, or lies in a way that its directory does not tell.
+        InputError: it is damaged, not written by torch.save, or its directory does not tell where its records lie.
     """
     infos, directory = _directory(ends, size, file)
     check_records(file, infos)
@@ -108,18 +108,18 @@ def header_of(ends: Ends, size: int, file: Path) -> bytes:
     if max(begin, size - behind) > MAX_HEADER:
         raise unread_in_part(file, f"holds more than {MAX_HEADER:,} bytes that are no tensors")
     before = ends.first(begin)[:begin]
-    if places and _begin(before, places[0].header) != begin:
+    if places and _record_start(before, places[0].header) != begin:
         raise unread_in_part(file, "is an archive whose records lie elsewhere than its directory tells")
     return _LENGTH.pack(begin) + before + (ends.last(size - behind)[behind - size :] if behind < size else b"")
 
 
 @contextmanager
 def stand_in(header: bytes, size: int) -> Iterator[Path]:
-    """A file of the archive's size that holds its `header_of`, and a hole for each storage: it takes no more of the
-    disk than the header.
+    """Make a file of the archive's size from its `header_of`, with a hole for each storage: it takes no more disk than
+    the header.
 
     Raises:
-        OSError: it cannot be made among the temporary files.
+        OSError: the temporary file cannot be made.
     """
     (count,) = _LENGTH.unpack_from(header)
     behind = header[_LENGTH.size + count :]
@@ -130,8 +130,8 @@ def stand_in(header: bytes, size: int) -> Iterator[Path]:
         handle.write(behind)
         handle.flush()
         with ZipFile(handle.name) as archive:
-            places = _places(_in_order(archive), archive.start_dir)
-        for place in (places or [])[1:]:  # that of the first came from the server
+            places = _places(_by_offset(archive), archive.start_dir)
+        for place in (places or [])[1:]:  # the header of the first came from the server
             handle.seek(place.header)
             handle.write(_FIXED.pack(ZIP, len(place.name), place.begin - place.header - _FIXED.size - len(place.name)))
         handle.flush()
@@ -139,11 +139,11 @@ def stand_in(header: bytes, size: int) -> Iterator[Path]:
 
 
 def load_mapped(path: Path, stay: Callable[[Any, str], Any], *, is_stand_in: bool) -> object:
-    """What torch.load gives of an archive that is mapped and not read; `stay` is its `map_location`.
+    """Load an archive with torch.load, mapped and not read; `stay` is its `map_location`.
 
-    Linux refuses a private mapping that is larger than memory and swap. One that is shared with the file takes neither;
-    as torch opens the file for writing then, that is asked of a stand-in alone, and how to map is a setting of the
-    process, so nobody else may load meanwhile.
+    Linux refuses a private mapping that is larger than memory and swap. A shared mapping is never refused, but
+    torch then opens the file for writing, so it is only used for a stand-in. The kind of mapping is a setting of the
+    process, so only one load may run at a time.
     """
     import torch
 
@@ -165,8 +165,8 @@ def load_mapped(path: Path, stay: Callable[[Any, str], Any], *, is_stand_in: boo
 
 
 def records(path: Path, archive: ZipFile, file: Path) -> list[tuple[int, int]]:
-    """Offset and size of the storages in an archive, in order, after its pickle has been checked. It lies at `path`;
-    `file` is what messages call it.
+    """Offset and size of the storages in an archive, in order, after a check of its pickle. The archive is at `path`;
+    messages call it `file`.
     """
     infos = check_records(file, archive.infolist())
     if "byteorder" in infos and archive.read(infos["byteorder"]) != b"little":
@@ -177,15 +177,15 @@ def records(path: Path, archive: ZipFile, file: Path) -> list[tuple[int, int]]:
         for name, info in infos.items():
             if name.startswith("data/") and info.file_size:
                 handle.seek(info.header_offset)
-                found.append((info.header_offset + _begin(handle.read(_FIXED.size), 0), info.file_size))
+                found.append((info.header_offset + _record_start(handle.read(_FIXED.size), 0), info.file_size))
     return sorted(found)
 
 
 def check_records(file: Path, infos: Iterable[ZipInfo]) -> dict[str, ZipInfo]:
-    """The records of an archive by their names without its folder.
+    """The records of an archive by name, without the archive's folder.
 
     Raises:
-        InputError: they are not those of torch.save, or are compressed.
+        InputError: torch.save did not write them, or they are compressed.
     """
     found = {info.filename.partition("/")[2]: info for info in infos}
     if "constants.pkl" in found:
@@ -200,7 +200,7 @@ def check_records(file: Path, infos: Iterable[ZipInfo]) -> dict[str, ZipInfo]:
 
 
 def unread_in_part(file: Path, what: str) -> InputError:
-    """The error that says why a file on a server cannot be listed there."""
+    """The error that says why a file cannot be listed on a server."""
     return bad_file(file, f"{what}: it cannot be read in part, use --download or name a copy of it here")
 
 
@@ -209,8 +209,8 @@ def _directory(ends: Ends, size: int, file: Path) -> tuple[list[ZipInfo], int]:
     held = ends.last(_MORE)
     while True:
         try:
-            with ZipFile(_Last(held, size)) as archive:
-                return _in_order(archive), archive.start_dir
+            with ZipFile(_FileEnd(held, size)) as archive:
+                return _by_offset(archive), archive.start_dir
         except _ShortError as short:
             needed = size - short.begin
         except Exception as error:  # noqa: BLE001 - zipfile raises whatever bad bytes lead to
@@ -220,14 +220,14 @@ def _directory(ends: Ends, size: int, file: Path) -> tuple[list[ZipInfo], int]:
         held = ends.last(needed + _BEFORE)
 
 
-def _in_order(archive: ZipFile) -> list[ZipInfo]:
+def _by_offset(archive: ZipFile) -> list[ZipInfo]:
     return sorted(archive.infolist(), key=lambda info: info.header_offset)
 
 
 def _places(infos: Sequence[ZipInfo], directory: int) -> list[_Place] | None:
-    """Where the storages lie of an archive with these records before its directory, [] where it has none; None where
-    that is not told, or other records lie between them. Of one writer all records that hold anything are described
-    behind them, or none.
+    """Where the storages lie of an archive with these records before its directory, [] if it has none; None if that
+    cannot be told, or other records lie between them. One writer puts descriptors behind all non-empty records, or
+    none.
     """
     numbers = [n for n, info in enumerate(infos) if info.filename.partition("/")[2].startswith("data/")]
     if not numbers:
@@ -242,8 +242,9 @@ def _places(infos: Sequence[ZipInfo], directory: int) -> list[_Place] | None:
 
 
 def _place(info: ZipInfo, following: int) -> _Place | None:
-    """Where a record lies that another record, or the directory, follows: what is left of the room between the two is
-    padding, as much as a header may state.
+    """Where a record lies, from `following`, where the next record or the directory begins; None if that is ambiguous.
+
+    The rest of the room between them is padding, at most as much as a header can state.
     """
     name = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")
     least = info.header_offset + _FIXED.size + len(name)
@@ -256,7 +257,7 @@ def _place(info: ZipInfo, following: int) -> _Place | None:
     return _Place(info.header_offset, name, fitting[0], fitting[0] + info.file_size) if len(fitting) == 1 else None
 
 
-def _begin(data: bytes, at: int) -> int:
-    """Where the record begins whose header is at a place in these bytes."""
+def _record_start(data: bytes, at: int) -> int:
+    """Where the record begins whose header is at position `at` of these bytes."""
     _, name, padding = _FIXED.unpack_from(data, at)
     return at + _FIXED.size + int(name) + int(padding)

@@ -1,4 +1,4 @@
-"""Writing safetensors: one tensor after the other is made when its bytes are written."""
+"""Writing safetensors: each tensor is only made when its bytes are written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .safetensors import DTYPE_BITS
 
 
 class TensorToWrite(NamedTuple):
-    """A tensor to be written: `load` gives its numbers, or their bytes, in row-major order and as they are stored."""
+    """A tensor to be written: `load` returns its numbers as they are stored, or their bytes, in row-major order."""
 
     name: str
     dtype: str
@@ -25,15 +25,15 @@ class TensorToWrite(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of the numbers in the file."""
+        """Size of the numbers in the file."""
         return math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
 
 
 def write_safetensors(file: Path, entries: Sequence[TensorToWrite], metadata: Mapping[str, str]) -> None:
-    """Write tensors to a file in one step, and the metadata into its header.
+    """Write tensors and metadata to a file in one step.
 
     Raises:
-        OSError: it cannot be written; what stood there stands there still.
+        OSError: it cannot be written; the file then keeps its old content.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0

@@ -1,1 +1,1 @@
-"""Ranks for a budget of parameters, and the factors that are written in the place of matrices."""
+"""Ranks for a budget of parameters, and the factors that are written in place of matrices."""

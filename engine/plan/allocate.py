@@ -1,8 +1,9 @@
-"""Ranks for a budget: parameters go where they save most of the loss, along the convex hulls of the projections.
+"""Ranks for a budget: parameters go where they reduce the loss most, along the convex hulls of the projections.
 
-The loss is sum w tail / sum w over the projections: tail = 1 - energy at the rank, w what a projection counts. This is
-the multiple-choice knapsack, whose linear relaxation the walk over the hulls solves (Sinha & Zoltners 1979): where the
-first step does not fit, the loss less the part of the step that would is a bound below every plan of this budget.
+The loss is sum w tail / sum w over the projections, with tail = 1 - energy at the rank and w the projection's weight.
+This is the multiple-choice knapsack, whose linear relaxation the walk over the hulls solves (Sinha & Zoltners 1979). At
+the first step that does not fit, the loss minus the saving of the part that would fit is a lower bound for every plan
+of this budget.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from ..spectrum import Values
 from .hull import RankGrid, RankPoints, Whole, hulls_of, points_of
 
 _TOGETHER = 1024
-"""Curves whose hulls are worked out together."""
+"""How many curves' hulls are computed at once."""
 _WINDOW = 1 << 16
-"""Steps looked at together, once one did not fit."""
+"""How many steps are looked at together, once one did not fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class TailCurve:
-    """What a projection may become: `tails` of tails_of, and what its tail counts, `weight` >= 0."""
+    """What a projection loses at each rank: its `tails`, see hull.tails_of, and their `weight` >= 0 in the loss."""
 
     address: str
     rows: int
@@ -37,8 +38,8 @@ class TailCurve:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What each projection gets, all of shape (projections,): `ranks`, 0 for one that stays as it is, `energies` kept
-    and `parameters` left. `loss` is at least `bound`, as is that of every plan of the same budget."""
+    """What each projection gets, as arrays of shape (projections,): `ranks`, 0 for one that stays as it is, `energies`
+    kept and `parameters` left. `bound` is a lower bound on the `loss` of every plan with this budget."""
 
     ranks: Whole
     energies: Values
@@ -49,7 +50,8 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ShapeGroup:
-    """The projections of one shape: which, their points, and their part of the loss at each, (projections, points)."""
+    """The projections of one shape: their numbers, their points, and the part of the loss that each has at each point,
+    shape (projections, points)."""
 
     members: NDArray[np.intp]
     points: RankPoints
@@ -57,18 +59,18 @@ class _ShapeGroup:
 
     @property
     def smallest(self) -> int:
-        """The parameters of all of them at their smallest."""
+        """The parameters of all of them at their smallest rank."""
         return int(self.points.costs[0]) * len(self.members)
 
     @property
     def largest(self) -> int:
-        """Of all of them as they are."""
+        """The parameters of all of them as they are."""
         return int(self.points.costs[-1]) * len(self.members)
 
 
 class Allocator:
-    """Plans for the same projections and any budget. Making one takes the hulls and sorts their steps, once; a plan is
-    a look at sums of these."""
+    """Plans for the same projections and any budget. The hulls are computed and their steps sorted once; each plan then
+    only looks at sums of these."""
 
     def __init__(self, curves: Sequence[TailCurve], grid: RankGrid) -> None:
         self._curves = curves
@@ -83,7 +85,7 @@ class Allocator:
             self._groups.append(_ShapeGroup(np.array(members), points_of(*shape, grid), losses))
         names = sorted(range(len(curves)), key=lambda i: curves[i].address)
         self._places = np.empty(len(curves), np.int64)
-        """Where each stands by address: what decides between steps that are alike."""
+        """The place of each in the order of addresses, which decides between equal steps."""
         self._places[names] = np.arange(len(curves))
         self._group_of = np.empty(len(curves), np.intp)
         self._row_of = np.empty(len(curves), np.intp)
@@ -103,20 +105,20 @@ class Allocator:
         return sum(group.largest for group in self._groups)
 
     def plan(self, budget: int) -> Allocation:
-        """The ranks that lose least of what the walk finds, with at most `budget` parameters together.
+        """The ranks with the least loss that the walk finds, with at most `budget` parameters in all.
 
         Raises:
             ValueError: the budget is below `smallest`.
         """
         chosen, slack, bound = self._walk(budget)
-        self._go_on(chosen, slack)
+        self._spend_slack(chosen, slack)
         return self._allocation(chosen, bound)
 
     def uniform(self, budget: int) -> Allocation:
-        """Every projection keeps the same share of its parameters, as far as whole ranks and the smallest allow.
+        """Ranks at which every projection keeps the same share of its parameters, as far as whole ranks allow.
 
-        The share is that of the budget; a projection whose smallest point is larger than its share gets that, and the
-        others share what is left.
+        A projection whose smallest point is larger than its share of the budget gets that point, and the others share
+        what is left.
 
         Raises:
             ValueError: the budget is below `smallest`.
@@ -126,7 +128,7 @@ class Allocator:
         sharing, left = self._groups, budget
         while sharing:
             whole = sum(group.largest for group in sharing)
-            # In whole numbers, and below the share of left + 1, of which the budget is the part that is whole.
+            # The budget was rounded down to a whole number: a share may go up to, but not reach, that of left + 1.
             most = [((left + 1) * int(group.points.costs[-1]) - 1) // whole for group in sharing]
             held = [one for one, share in zip(sharing, most, strict=True) if share >= one.points.costs[0]]
             if len(held) == len(sharing):
@@ -138,7 +140,7 @@ class Allocator:
         return self._allocation(chosen, bound)
 
     def _sort_steps(self) -> None:
-        """The steps of all hulls, best saving for each parameter first; of equal ones the cheaper, then by address."""
+        """Sort the steps of all hulls: largest saving for each parameter first, then the cheaper, then by address."""
         curves, points, costs, slopes = [], [], [], []
         for group in self._groups:
             for start in range(0, len(group.members), _TOGETHER):
@@ -162,19 +164,19 @@ class Allocator:
             order[tied] = among[np.lexsort((self._places[curve[among]], cost[among], -slope[among]))]
         self._curve, self._point, self._slope = curve[order], point[order], slope[order]
         self._before = np.cumsum(np.append(0, cost[order]))
-        """The parameters of all steps before each, and of all."""
+        """The total parameters of the steps before each one; last, of all steps."""
 
     def _walk(self, budget: int) -> tuple[Whole, int, float]:
-        """The points chosen along the hulls, what is left of the budget, and the bound.
+        """The points chosen along the hulls, what is left of the budget, and the bound on the loss.
 
-        A step that does not fit closes its projection: to skip it and take a later one would overspend.
+        A step that does not fit closes its projection: a later step of it includes this one, and would overspend.
         """
         slack = budget - self.smallest
         if slack < 0:
             raise ValueError(f"the smallest plan has {self.smallest} parameters")
         taken = int(np.searchsorted(self._before, slack, "right")) - 1
         chosen = np.zeros(len(self._curves), np.int64)
-        chosen[self._curve[:taken]] = self._point[:taken]  # of several steps of a curve the last one stands
+        chosen[self._curve[:taken]] = self._point[:taken]  # the last step of each curve remains
         slack -= int(self._before[taken])
         bound = self._loss(chosen)
         if taken < len(self._slope):
@@ -186,11 +188,11 @@ class Allocator:
         return chosen, slack, bound
 
     def _take_fitting(self, steps: NDArray[np.intp], chosen: Whole, ends: NDArray[np.intp], slack: int) -> int:
-        """Take in their order those of the steps that fit; the rest of the slack. `ends` is for each projection the
-        step that closed it."""
+        """Take the steps that fit, in their order, and return the rest of the slack. `ends` has, for each projection,
+        the step that closed it."""
         while len(steps := steps[steps < ends[self._curve[steps]]]):
             costs = self._before[steps + 1] - self._before[steps]
-            # The slack never grows: what is larger than it now will not fit when its turn comes.
+            # The slack never grows: a step that is larger now will not fit later either.
             if (too_large := costs > slack).any():
                 closing, first = np.unique(self._curve[steps[too_large]], return_index=True)
                 ends[closing] = steps[too_large][first]
@@ -201,8 +203,8 @@ class Allocator:
             steps = steps[fitting:]
         return slack
 
-    def _go_on(self, chosen: Whole, slack: int) -> None:
-        """Each projection may move on to any better point that fits, hull or not, the largest saving first."""
+    def _spend_slack(self, chosen: Whole, slack: int) -> None:
+        """Move projections on to better points that fit, on the hull or not, the largest saving first."""
         best = [entry for i in self._movable(chosen, slack) if (entry := self._move(i, chosen, slack))]
         heapq.heapify(best)
         while best:
@@ -214,7 +216,7 @@ class Allocator:
                 heapq.heappush(best, entry)
 
     def _movable(self, chosen: Whole, slack: int) -> NDArray[np.intp]:
-        """The projections whose next point fits."""
+        """The numbers of the projections whose next point fits."""
         found = []
         for group in self._groups:
             held = chosen[group.members]
@@ -224,7 +226,7 @@ class Allocator:
         return np.concatenate([*found, np.empty(0, np.intp)])
 
     def _move(self, i: int, chosen: Whole, slack: int) -> tuple[float, int, int, int, int] | None:
-        """The best move of a projection: saving (negative), cost, place, its number, the point; None for none."""
+        """The best move of a projection: negative saving, cost, place, its number, the point; None if there is none."""
         group = self._groups[self._group_of[i]]
         costs, losses, held = group.points.costs, group.losses[self._row_of[i]], int(chosen[i])
         last = int(np.searchsorted(costs, costs[held] + slack, "right"))

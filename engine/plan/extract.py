@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _PREFIX = "base_model.model."
-"""What PEFT puts before every name."""
+"""The prefix of all names in PEFT's files."""
 _TYPE = "F32"
 
 
@@ -31,8 +31,8 @@ _TYPE = "F32"
 class Adapter:
     """The factors of an adapter.
 
-    `ours` and `theirs` are the weights of A and B as transformers loads them. `moment` gives the second moments of a
-    projection's input, None for its weights as they are. `place` brings a matrix to where it is factored.
+    `ours` and `theirs` are the weights of A and B as transformers loads them. `moment` returns the second moment of a
+    projection's input, None for unweighted factors. `place` moves a matrix to the device where it is factored.
     """
 
     ours: ModuleWeights
@@ -41,7 +41,7 @@ class Adapter:
     place: Callable[[HostArray], Weights]
 
     def entries(self, modules: Mapping[str, LoraModule], ranks: LoraRanks) -> Iterator[TensorToWrite]:
-        """The tensors to be written, of one module after the other.
+        """Yield the tensors to be written, one module after the other.
 
         Raises:
             InputError: see load_model.
@@ -66,7 +66,7 @@ class Adapter:
         )
 
     def _factored(self, before: HostArray, after: HostArray, module: LoraModule, number: int, rank: int) -> TwoFactors:
-        """Of one of a module's matrices; more columns than it has are zeros."""
+        """The factors of one of a module's matrices, padded with zeros if its rank is smaller than `rank`."""
         delta = after - before
         matrix = np.ascontiguousarray(delta.T if module.is_turned else delta)
         moment = self.moment(module.matrices[number][0])
@@ -77,8 +77,8 @@ class Adapter:
 
 
 def _prefixes(model: nn.Module, ranks: LoraRanks) -> dict[str, str]:
-    """What stands in the names of the factors. Of several parameters of one module PEFT wraps the module once for each,
-    in the order of the parameters: those inside are the `base_layer` of those outside."""
+    """The module part of the factors' names. For several parameters of one module PEFT wraps the module once for each,
+    in the order of the parameters: the inner wrapper is the `base_layer` of the outer one."""
     found = {name: name for name in ranks.modules}
     wrapped: dict[str, list[str]] = defaultdict(list)
     for name, _ in model.named_parameters():

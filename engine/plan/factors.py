@@ -1,7 +1,7 @@
-"""Two factors A B in the place of a matrix W, and how far from W it is what is written in its place.
+"""Two factors A B in place of a matrix W, and the error of what is written in its place.
 
-Of all matrices of rank r, U_r U_r^T W errs least under the second moments C of its input, tr(E C E^T), where U_r are
-the leading left singular vectors of W C^1/2 (Eckart and Young 1936; for C as ASVD and SVD-LLM have it). S with
+Of all matrices of rank r, U_r U_r^T W has the smallest error tr(E C E^T) under the second moments C of its input, where
+U_r are the leading left singular vectors of W C^1/2 (Eckart and Young 1936; with C as in ASVD and SVD-LLM). Any S with
 S S^T = C gives the same U_r as C^1/2.
 """
 
@@ -21,20 +21,20 @@ from ..weights import Weights, host_array
 
 
 class TwoFactors(NamedTuple):
-    """`a` of shape (m, rank), with orthonormal columns, and `b` of shape (rank, n), float64, where the matrix lies."""
+    """`a` of shape (m, rank), with orthonormal columns, and `b` of shape (rank, n); float64, on the matrix's device."""
 
     a: Array
     b: Array
 
 
 def factors(matrix: Weights, moment: Moment | None, rank: int) -> TwoFactors:
-    """A = U_r and B = U_r^T W of a matrix W of shape (m, n) = (output, input features), r = `rank` <= min(m, n).
+    """A = U_r and B = U_r^T W for a matrix W of shape (m, n) = (output, input features), r = `rank` <= min(m, n).
 
-    U_r is of W S where the input has a `moment` C = S S^T, of W itself where it is None. Computed on the device of the
-    matrix, or on the CPU where that has no room or does not answer.
+    U_r are left singular vectors of W S if the input has a `moment` C = S S^T, of W if that is None. Computed on the
+    device of the matrix, or on the CPU if the device has no room or does not answer.
 
     Raises:
-        WeightsError: NaN or infinite weights, or second moments that cannot be had or are none.
+        WeightsError: the weights hold NaN or infinite values, or the moment cannot be loaded or is no second moment.
     """
     if isinstance(matrix, np.ndarray):
         return _factors(matrix, moment, rank, np)
@@ -49,10 +49,10 @@ def factors(matrix: Weights, moment: Moment | None, rank: int) -> TwoFactors:
 def weighted_error(matrix: Weights, written: Weights, moment: Moment | None) -> float:
     """sqrt(tr(E C E^T) / tr(W C W^T)), E = W - `written`: the relative error of the output; C = I without a moment.
 
-    0 where W and E both give no output, infinite where W alone gives none.
+    0 if W and E both give no output, infinite if only W gives none.
 
     Raises:
-        WeightsError: NaN or infinite weights, or second moments that cannot be had or are none.
+        WeightsError: the weights hold NaN or infinite values, or the moment cannot be loaded or is no second moment.
     """
     exponent = exponent_of(matrix)
     factor = factor_of(moment.form, moment.operands, matrix) if moment is not None else None
@@ -74,7 +74,7 @@ def _factors(matrix: Weights, moment: Moment | None, rank: int, xp: ModuleType) 
 
 
 def _weighted(matrix: Weights, moment: Moment | None, exponent: int) -> Array:
-    """W S in float64, over powers of two."""
+    """W S in float64, scaled by a power of two."""
     if moment is None:
         return joined(list(slabs(matrix, exponent)))
     factor = factor_of(moment.form, moment.operands, matrix)
@@ -84,8 +84,8 @@ def _weighted(matrix: Weights, moment: Moment | None, exponent: int) -> Array:
 def _leading_left(matrix: Array, rank: int, xp: ModuleType) -> Array:
     """The leading left singular vectors, by the eigenvectors of the Gram matrix on the smaller side.
 
-    From the right vectors V of a tall matrix A they are the columns of A V made orthonormal again, largest first: those
-    of small singular values come out of rounding alone, and would be neither orthogonal nor of length 1.
+    For a tall matrix A with right vectors V they are the columns of A V, orthonormalised by QR, largest first. Without
+    QR those of small singular values would be mere rounding errors, neither orthogonal nor of length 1.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
     gram = matrix.T @ matrix if is_tall else matrix @ matrix.T

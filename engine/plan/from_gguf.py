@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint of transformers, which a plan for the file is applied to."""
+"""A GGUF file converted to a checkpoint of transformers, to which a plan for the file is applied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def type_for(checkpoint: Checkpoint) -> str:
-    """The type that its numbers are written in: float16 of quantised ones, else that of most of them."""
+    """The type in which a GGUF file's numbers are written: float16 if it is quantised, else that of most of them."""
     if checkpoint.quantisation:
         return "F16"
     held: dict[str, int] = {}
@@ -28,14 +28,14 @@ def type_for(checkpoint: Checkpoint) -> str:
 
 
 def bytes_for(checkpoint: Checkpoint, dtype: str) -> int:
-    """What the model takes as transformers writes it."""
+    """How many bytes the model takes as transformers writes it."""
     return _BYTES[dtype] * checkpoint.numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A GGUF file as transformers writes it: the checkpoint, what is asked of its projections, what reads it, and the
-    `exact` matrices of the file in the order of its rows."""
+    """A GGUF file as transformers writes it: the checkpoint, the works on its projections, `own`, which reads its
+    matrices, and `exact`, which reads those of the file with rows in the order of the checkpoint's."""
 
     checkpoint: Checkpoint
     works: list[Work]
@@ -44,7 +44,7 @@ class Converted:
 
 
 def converted(checkpoint: Checkpoint, works: Sequence[Work], tree: Tree, folder: Path, dtype: str) -> Converted:
-    """The model as transformers writes it to a folder, with what is asked of the projections of the file's `tree`.
+    """Convert a GGUF file to a checkpoint in a folder, and the works on the projections of its `tree` to works on that.
 
     Raises:
         InputError: transformers cannot load it, or has no matrix where the file has a projection.

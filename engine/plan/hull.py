@@ -1,4 +1,4 @@
-"""What a projection may become: its points of (parameters, tail), and their convex hull. numpy only."""
+"""The choices for a projection as points (parameters, tail), one for each rank, and their convex hull. numpy only."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Whole = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class RankGrid:
-    """Which ranks are given: multiples of `multiple` from `min_rank` on, as long as the factors cost less than the
-    matrix. A min_rank that is no multiple is raised to the next one."""
+    """The ranks that a plan may give: multiples of `multiple` from `min_rank` on, as long as the factors have fewer
+    parameters than the matrix. A min_rank that is no multiple is raised to the next one."""
 
     min_rank: int = 8
     multiple: int = 8
@@ -26,8 +26,8 @@ class RankGrid:
 
 
 class RankPoints(NamedTuple):
-    """What a projection of one shape may become: `ranks`, shape (k,), ascending, and last of all it stays as it is.
-    `costs`, shape (k + 1,): the parameters of each, ascending."""
+    """The choices for projections of one shape: `ranks`, shape (k,), ascending, or to stay as it is, which is the last
+    point. `costs`, shape (k + 1,): the parameters at each point, ascending."""
 
     ranks: Whole
     costs: Whole
@@ -35,7 +35,7 @@ class RankPoints(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def points_of(rows: int, cols: int, grid: RankGrid) -> RankPoints:
-    """The points of a shape; no ranks where none costs less than the matrix."""
+    """The points of a shape; without ranks if none costs less than the matrix."""
     first = -(-grid.min_rank // grid.multiple) * grid.multiple
     ranks = np.arange(first, min(rows, cols) + 1, grid.multiple, dtype=np.int64)
     costs = np.array([parameters_of(rows, cols, int(rank), grid.cost) for rank in ranks], np.int64)
@@ -44,11 +44,11 @@ def points_of(rows: int, cols: int, grid: RankGrid) -> RankPoints:
 
 
 def tails_of(values: Values, points: RankPoints) -> Values:
-    """1 - energy at every point, shape (k + 1,), descending: the squares that are left out over all squares. 0 where
-    the matrix stays as it is, and of a zero matrix.
+    """1 - energy at every point, shape (k + 1,), descending: the sum of squares left out over that of all. 0 at the
+    last point, where the matrix stays as it is, and everywhere for a zero matrix.
 
-    `values` are singular values, float64, shape (r,), descending. Summed from the smallest on: 1 minus what is kept
-    would lose every tail below 1e-16.
+    `values` are singular values, float64, shape (r,), descending. They are summed from the smallest on, as subtracting
+    the kept energy from 1 would lose every tail below 1e-16.
     """
     top = values[0] if values.size else 0.0
     if not top > 0:
@@ -58,9 +58,9 @@ def tails_of(values: Values, points: RankPoints) -> Values:
 
 
 class Hulls(NamedTuple):
-    """The lower convex hulls of several curves. Of each its `sizes` vertices: `vertices`, shape (curves, k), are the
-    numbers of its points, and `slopes`, of the same shape, the loss that the step to a vertex saves for each parameter:
-    strictly descending along a curve, behind the first, which has none."""
+    """The lower convex hulls of several curves. `sizes` is how many vertices each has. `vertices`, shape (curves, k),
+    are the numbers of their points; `slopes`, of the same shape, how much loss the step to a vertex saves for each
+    parameter, strictly descending along a curve. The first vertex has no slope."""
 
     vertices: NDArray[np.int32]
     slopes: Values
@@ -68,10 +68,10 @@ class Hulls(NamedTuple):
 
 
 def hulls_of(costs: Whole, losses: Values) -> Hulls:
-    """The hulls of curves of one shape, by Andrew's monotone chain, all curves a point at a time.
+    """The hulls of curves of one shape, by Andrew's monotone chain, for all curves at once, point after point.
 
-    `costs`, shape (k,), ascend strictly; `losses`, shape (curves, k), never ascend. A point that saves nothing against
-    the one before is no vertex, nor is one in the middle of a straight line.
+    `costs`, shape (k,), ascend strictly; `losses`, shape (curves, k), never ascend. A point that saves nothing over the
+    one before is no vertex, nor is one in the middle of a straight line.
     """
     curves = len(losses)
     vertices = np.zeros(losses.shape, np.int32)
@@ -84,7 +84,7 @@ def hulls_of(costs: Whole, losses: Values) -> Hulls:
         while len(above):
             tops = vertices[above, sizes[above] - 1]
             slope[above] = (losses[above, tops] - losses[above, point]) / (costs[point] - costs[tops])
-            # Compared as they are sorted by later on, to the last bit: no step may come before the one that it follows.
+            # Slopes are sorted later: compared here to the last bit, so that no step sorts before the one it follows.
             above = above[slope[above] >= slopes[above, sizes[above] - 1]]
             sizes[above] -= 1
         saving = every[slope > 0]

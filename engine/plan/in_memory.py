@@ -1,4 +1,4 @@
-"""A plan in a running model: the product of two factors in the place of each matrix, in memory alone."""
+"""A plan applied to a running model: each matrix is replaced by the product of two factors, in memory only."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def put_into(
     model: nn.Module, checkpoint: Checkpoint, works: Sequence[Work], device: str, tell: Callable[[int, int], None]
 ) -> None:
-    """Replace what the works are of in a model that runs, one projection after the other; computed in float64 on a
-    device. `tell` hears of how many of how many are done.
+    """Replace the projections of the works in a running model, one after the other, computed in float64 on a device.
+    `tell` is called with how many are done, and how many there are.
 
     Raises:
         InputError: the model does not hold one of the matrices, or it cannot be read or factored.

@@ -1,4 +1,4 @@
-"""Ranks of LoRA adapters as PEFT's configuration: what `LoraConfig` and adapter_config.json hold."""
+"""Ranks of LoRA adapters as PEFT's configuration: the content of `LoraConfig` and adapter_config.json."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ _TASKS = (
     ("ForTokenClassification", "TOKEN_CLS"),
     ("ForQuestionAnswering", "QUESTION_ANS"),
 )
-"""What PEFT calls the task of a class, by the end of its name; it needs to know of none."""
+"""PEFT's name for the task of a model class, by the end of the class's name. PEFT also works without one."""
 
 WEIGHT = ".weight"
-"""What the name of a module's own parameter ends in."""
+"""The end of the name of a module's weight."""
 _PARTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-"""What PEFT calls parts of experts that transformers stacks (its transformers_weight_conversion.py)."""
+"""PEFT's names for parts of experts that transformers stacks (its transformers_weight_conversion.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraRanks:
-    """The ranks of an adapter's modules, of those that get one, by name: `modules`; and `parameters`, stacks of experts
-    and weights of modules that PEFT would take for others. `left` are parameters that PEFT could not tell from others.
-    """
+    """The ranks of an adapter, by name: of `modules`, and of `parameters`, which are stacks of experts and the weights
+    of modules whose names PEFT would misread. `left` are parameters that PEFT could not tell from others."""
 
     modules: Mapping[str, int]
     parameters: Mapping[str, int]
@@ -39,22 +38,22 @@ class LoraRanks:
 
     @property
     def every(self) -> dict[str, int]:
-        """Of both."""
+        """The ranks of modules and parameters."""
         return {**self.modules, **self.parameters}
 
     @property
     def common(self) -> int:
-        """The most common rank, the smallest of those that are."""
+        """The most common rank; if there are several, the smallest."""
         counts = Counter(self.every.values())
         return min(counts, key=lambda rank: (-counts[rank], rank))
 
 
 def ranks_for(found: LoraModules, ranks: Mapping[str, int]) -> LoraRanks:
-    """Which of the modules get an adapter: those of rank 1 or more.
+    """The ranks of the modules that get an adapter: those of rank 1 or more.
 
-    In a model with stacked experts PEFT takes every target whose last word is one of _PARTS for a part of these, even
-    of a dense layer: the weight of such a module is named as a parameter. PEFT takes a parameter for a target by the
-    end of its name too, and lets none be excluded: such a one is left out.
+    In a model with stacked experts PEFT takes every target whose last word is one of _PARTS for a part of the experts,
+    even in a dense layer, so the weight of such a module is named as a parameter instead. PEFT matches parameters by
+    the ends of their names too, and can exclude none: a parameter whose name ends another's is left out.
     """
     given = {m.name: ranks[m.name] for m in found.modules if ranks[m.name] >= 1}
     stacks = {m.name for m in found.modules if m.is_parameter}
@@ -71,10 +70,10 @@ def ranks_for(found: LoraModules, ranks: Mapping[str, int]) -> LoraRanks:
 
 
 def config_of(base: str, found: LoraModules, ranks: LoraRanks) -> dict[str, Any]:
-    """PEFT's configuration (0.21) of these ranks; alpha is the rank, so that the scale is 1.
+    """PEFT's configuration (0.21) for these ranks; alpha is the rank, so that the scale is 1.
 
-    A target is matched by the end of a module's name; what ends in one without being meant is excluded, by one anchored
-    expression: the entries of a list would be taken for endings too.
+    PEFT matches targets by the ends of module names. Other modules whose names end in a target are excluded by one
+    anchored expression, as the entries of a list would be matched by ends too.
     """
     common = ranks.common
     other = {f"^{re.escape(name)}$": rank for name, rank in ranks.every.items() if rank != common}
@@ -100,5 +99,5 @@ def config_of(base: str, found: LoraModules, ranks: LoraRanks) -> dict[str, Any]
 
 
 def encoded(config: Mapping[str, Any]) -> bytes:
-    """As JSON."""
+    """A configuration as JSON."""
     return f"{json.dumps(config, indent=1)}\n".encode()

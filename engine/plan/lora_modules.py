@@ -1,7 +1,7 @@
-"""Which modules of the model that transformers makes of a checkpoint hold which of its projections, for LoRA adapters.
+"""The modules of a model in transformers and the projections that each holds, for LoRA adapters.
 
-Names are those of the instantiated model, which is made without its weights. transformers fuses and stacks what a
-checkpoint holds in parts: a module's matrix may be several projections.
+Names are those of the instantiated model, which is made without weights. transformers fuses and stacks what a
+checkpoint holds in parts, so a module's matrix may be several projections.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoraModule:
-    """What one entry of target_modules or target_parameters names.
+    """A module or parameter that an entry of target_modules or target_parameters names.
 
-    `name` is the module's, or, with `is_parameter`, that of a parameter that is a stack of experts. `matrices` are the
-    projections that make up its matrix, of experts those of each. `is_turned`: it is stored as (input, output), as
-    Conv1D's.
+    `name` is the module's or, with `is_parameter`, that of a parameter that is a stack of experts. `matrices` are the
+    projections that make up each of its matrices: one, or one for each expert. `is_turned`: it is stored as
+    (input, output), as in Conv1D.
     """
 
     name: str
@@ -36,9 +36,9 @@ class LoraModule:
 
 @dataclass(frozen=True, slots=True)
 class LoraModules:
-    """The modules of some projections. `left` says of others why no adapter can be made of them. `names` are all
-    modules and parameters of the model, in its order: what PEFT matches against. `has_stacks`: some of these are stacks
-    of experts, for parts of which PEFT takes any module of certain names."""
+    """The modules of some projections. `left` has the other projections, with the reason why they get no adapter.
+    `names` are all modules and parameters of the model, in its order, which PEFT matches against. `has_stacks`: some
+    are stacks of experts, and PEFT takes modules with certain names for parts of these."""
 
     kind: str
     modules: tuple[LoraModule, ...]
@@ -48,10 +48,10 @@ class LoraModules:
 
 
 def modules_of(checkpoint: Checkpoint, projections: Sequence[Projection]) -> LoraModules:
-    """Of these projections of a checkpoint.
+    """The modules that hold these projections of a checkpoint.
 
     Raises:
-        InputError: transformers is not installed, or makes no model of it.
+        InputError: transformers is not installed, or cannot make a model of the checkpoint.
     """
     model = skeleton(checkpoint)
     paths = {id(module): path for path, module in model.named_modules()}
@@ -79,7 +79,7 @@ def _names(model: nn.Module) -> Iterator[str]:
 
 
 def _why_not(parts: Sequence[Fed]) -> str:
-    """Why no adapter can be made of a module, "" where one can."""
+    """Why a module gets no adapter, "" if it can have one."""
     for one in parts:
         if sum(p.rows for p in one.projections) != _rows(one):
             return "holds more than these projections"
@@ -88,12 +88,12 @@ def _why_not(parts: Sequence[Fed]) -> str:
 
 
 def _stack(one: Fed) -> int:
-    """How many experts its parameter holds, 0 for none."""
+    """How many experts a parameter stacks, 0 for a module."""
     return int(_parameter(one).shape[0]) if one.parameter else 0
 
 
 def _rows(one: Fed) -> int:
-    """Output features of one of its matrices."""
+    """The number of output features of one of its matrices."""
     shape = _parameter(one).shape[-2:]
     return int(shape[1] if shape[0] == one.cols and _is_turned(one) else shape[0])
 
@@ -107,7 +107,7 @@ def _is_turned(one: Fed) -> bool:
 
 
 def suffixed(names: Iterable[str], targets: Mapping[str, int]) -> list[str]:
-    """Those of the names that end in a target's, behind a dot, and are none: PEFT would match them as well."""
+    """The names that are no targets but end in a dot and a target's name: PEFT would match them as well."""
     return [name for name in names if name not in targets and any(ending in targets for ending in _endings(name))]
 
 

@@ -1,4 +1,4 @@
-"""The matrices of projections, read from a checkpoint one stored tensor after the other."""
+"""Reading the matrices of projections from a checkpoint, one stored tensor after the other."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..weights import HostArray, encoded, host_array
 
 
 class MatrixSource(Protocol):
-    """Where the matrices come from that are factored."""
+    """A source of the matrices that are factored."""
 
     def matrix(self, projection: Projection) -> HostArray:
-        """Of shape (rows, cols) = (output, input features).
+        """The matrix of a projection, shape (rows, cols) = (output, input features).
 
         Raises:
             WeightsError: it cannot be read.
@@ -30,11 +30,11 @@ class MatrixSource(Protocol):
 
 
 _KEPT = 3
-"""Tensors that were read last: an expert's gate, up and down may lie in as many stacks."""
+"""How many tensors that were read last are kept: an expert's gate, up and down may lie in three stacks."""
 
 
 class Matrices:
-    """See MatrixSource: those of a checkpoint. The tensors that were read last are kept."""
+    """The MatrixSource that reads a checkpoint. It keeps the tensors that were read last."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -42,7 +42,7 @@ class Matrices:
         self._kept: dict[str, Any] = {}
 
     def whole(self, tensor: Tensor) -> HostArray:
-        """A stored tensor as numbers, of its shape.
+        """A stored tensor as numbers, in its shape.
 
         Raises:
             WeightsError: see Checkpoint.read.
@@ -66,17 +66,18 @@ class Matrices:
 
 
 class Reordered:
-    """See MatrixSource: the exact matrices of a model, for one whose rows stand in another order, rounded to `dtype`.
+    """The MatrixSource of a model's `exact` matrices, with their rows in the order of the `written` ones.
 
-    transformers puts the rows of queries and keys of a GGUF file back into the order that its modules expect.
+    transformers puts the rows of queries and keys of a GGUF file back into the order that its modules expect. Rows are
+    recognised by their numbers rounded to `dtype`.
     """
 
     def __init__(self, exact: MatrixSource, of: Mapping[str, Projection], written: MatrixSource, dtype: str) -> None:
-        """`of`: the projections of the exact ones, by their addresses, which both have."""
+        """`of`: the projections of `exact` by their addresses, which both models have."""
         self._exact, self._of, self._written, self._dtype = exact, of, written, dtype
 
     def matrix(self, projection: Projection) -> HostArray:
-        """See MatrixSource; WeightsError is raised too where the rows are not the same ones."""
+        """See MatrixSource. WeightsError is also raised if the two models have different rows."""
         own, other = self._exact.matrix(self._of[projection.address]), self._written.matrix(projection)
         places: dict[bytes, list[int]] = defaultdict(list)
         for place, row in enumerate(_rows(own, self._dtype)):
@@ -89,7 +90,7 @@ class Reordered:
 
 
 def _rows(matrix: HostArray, dtype: str) -> list[bytes]:
-    """A digest of each row as it is stored."""
+    """A digest of each row as it is stored in this type."""
     try:
         stored = encoded(matrix, dtype).reshape(len(matrix), -1)
     except OverflowError as error:

@@ -1,5 +1,7 @@
-"""The weights of single modules of the model that transformers makes of a checkpoint. Where one stored tensor is a
-module's own it is read alone; else the model is loaded, whole."""
+"""The weights of single modules of a checkpoint, as transformers loads it.
+
+If a stored tensor is the weights of a module, only that tensor is read; else the whole model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class ModuleWeights:
-    """Those of one checkpoint."""
+    """The weights of the modules of one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """
         Raises:
-            InputError: transformers is not installed, or makes no model of the checkpoint's configuration; or a tensor
-                has another shape in the files than that says, of which transformers loads nothing.
+            InputError: transformers is not installed, or cannot make a model from the checkpoint's configuration; or a
+                tensor has another shape in the files than by that, so that transformers would not load it.
         """
         self.model: nn.Module = skeleton(checkpoint)
         self._checkpoint = checkpoint
@@ -40,7 +42,7 @@ class ModuleWeights:
                 self._refuse(tensor, self._shapes[name])
 
     def shape(self, module: LoraModule) -> tuple[int, ...] | None:
-        """Of the weights of a module of this name, as the model has them; None where it has none."""
+        """The shape of a module's weights in the model; None if the model has no such module."""
         return self._shapes.get(_parameter(module))
 
     def numbers(self, module: LoraModule) -> HostArray:
@@ -62,14 +64,14 @@ class ModuleWeights:
         return load_model(self._checkpoint, "cpu")
 
     def _named(self) -> Iterator[tuple[str, Tensor]]:
-        """The stored tensors that are a parameter as they lie, by the parameter's name."""
+        """Yield the stored tensors that are parameters of the model as they are, with the parameters' names."""
         if self._checkpoint.format.stands_alone:
             return
         name_of = loaded_as(self.model)
         prefix = f"{getattr(self.model, 'base_model_prefix', '')}."
         for tensor in self._checkpoint.tensors:
             name = name_of(tensor.name)
-            if name is not None and not tensor.problem and not tensor.parts:  # which are packed, or of several files
+            if name is not None and not tensor.problem and not tensor.parts:  # parts: packed, or in several files
                 places = (name, prefix + name, name.removeprefix(prefix))
                 yield from ((place, tensor) for place in places if place in self._shapes)
 
@@ -86,5 +88,5 @@ def _parameter(module: LoraModule) -> str:
 
 
 def by(shape: tuple[int, ...]) -> str:
-    """`64 x 32`."""
+    """A shape in words: `64 x 32`."""
     return " x ".join(map(str, shape))

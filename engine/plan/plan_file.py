@@ -1,4 +1,4 @@
-"""A plan: which rank each projection of a model gets. As JSON on the disk, read with suspicion; see docs/PLAN.md."""
+"""A plan: the rank that each projection of a model gets. A JSON file, checked when it is read; see docs/PLAN.md."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..formats.guarded import head_of, open_regular, parse_json
 from ..spectrum import Slice
 
 Objective: TypeAlias = Literal["parameters", "relative", "absolute"]
-"""What a projection's tail counts in the loss: its parameters m n, 1, or its whole energy."""
+"""The weight of a projection's tail in the loss: its parameters m n, 1, or its whole energy."""
 Cost: TypeAlias = Literal["factors", "pifa"]
-"""What rank r costs: r (m + n), the two factors; or r (m + n - r), the same rank by pivoting rows."""
+"""The parameters of rank r: r (m + n) for two factors, or r (m + n - r) for the same rank by pivoting rows (PIFA)."""
 Scope: TypeAlias = Literal["projections", "total"]
-"""Of which parameters a cut is a share: those of the planned projections, or all that the model stores."""
+"""The parameters of which a cut is a share: those of the planned projections, or all that the model stores."""
 Action: TypeAlias = Literal["keep", "factor"]
 
 OBJECTIVES: tuple[Objective, ...] = ("parameters", "relative", "absolute")
@@ -29,12 +29,12 @@ _ACTIONS: tuple[Action, ...] = ("keep", "factor")
 _WEIGHTINGS = ("norm", "imatrix", "moments")
 _FORMAT, _VERSION = "rankscope plan", 1
 _MOST_BYTES = 256 << 20
-"""Of a plan of 500,000 projections; a row takes 300 bytes."""
+"""The largest plan file that is read: 500,000 projections, with 300 bytes for a row."""
 _T = TypeVar("_T", bound=str)
 
 
 def parameters_of(rows: int, cols: int, rank: int | None, cost: Cost) -> int:
-    """How many parameters a projection of this shape has at a rank; None: as it is."""
+    """How many parameters a projection of this shape has at a rank, or, with None, as it is."""
     if rank is None:
         return rows * cols
     return rank * (rows + cols - (rank if cost == "pifa" else 0))
@@ -42,11 +42,11 @@ def parameters_of(rows: int, cols: int, rank: int | None, cost: Cost) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PlanWeighting:
-    """The weighting that a plan was made under.
+    """The weighting under which a plan was made.
 
-    `name` and `label` as in moment.Weighting; `digest` is one over the second moments of all planned projections
-    (digest_of_moments), the same for another file with the same numbers. `pooled`: experts that few tokens reached
-    have the moments of their layer's other tokens too.
+    `name` and `label` as in moment.Weighting; `digest` covers the second moments of all planned projections
+    (digest_of_moments): another file with the same numbers has the same one. `pooled`: the moments of experts that few
+    tokens reached include other tokens of their layer.
     """
 
     name: str
@@ -57,11 +57,11 @@ class PlanWeighting:
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """What becomes of one projection: it is kept as it is, or made the product of two factors of `rank`.
+    """What a plan makes of one projection: it is kept as it is, or becomes the product of two factors of `rank`.
 
-    `key` is the content key of the matrix as it is in the checkpoint, `tensor` and `slice` where it lies there, `shape`
-    (m, n) = (output, input features). `rank` is None where it is kept. `energy` is the share of its energy, under the
-    plan's weighting, that is kept; `parameters` how many are left.
+    `key` is the content key of the matrix in the checkpoint, `tensor` and `slice` its place there, `shape` is (m, n) =
+    (output, input features). `rank` is None if it is kept. `energy` is the share of its energy that remains, under the
+    plan's weighting; `parameters` is how many it has then.
     """
 
     address: str
@@ -79,10 +79,10 @@ class PlanRow:
 class Plan:
     """Ranks for the projections of a model.
 
-    `model` and `commit` are those of the checkpoint, None for a commit where it has none. `uniform`: every projection
-    keeps the same share of its parameters. `cut` is the share of the parameters `of` which are to go, `budget` how many
-    the rows may have together, `loss` what they lose by the `objective` and `bound` what no plan of this budget loses
-    less than. `min_rank` and `multiple` are the smallest rank given and what every rank is a multiple of.
+    `model` and `commit` name the checkpoint; `commit` is None if it has none. `uniform`: every projection keeps the
+    same share of its parameters. `cut` is the share of the parameters in the scope `of` that is removed, `budget` the
+    most parameters that all rows may have. `loss` is by the `objective`, and `bound` is below the loss of every plan
+    with this budget. Every rank is a multiple of `multiple` and at least `min_rank`.
     """
 
     model: str
@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def parameters(self) -> int:
-        """How many the rows have together."""
+        """The parameters of all rows."""
         return sum(row.parameters for row in self.rows)
 
 
@@ -110,7 +110,7 @@ def write_plan(path: Path, plan: Plan) -> None:
     """Write a plan in one step.
 
     Raises:
-        OSError: the disk is full or fails; what stood at `path` stands there still.
+        OSError: the disk is full or fails; a file that was at `path` is still there, unchanged.
     """
     head = {"format": _FORMAT, "version": _VERSION}
     written = head | asdict(replace(plan, rows=()))
@@ -120,13 +120,13 @@ def write_plan(path: Path, plan: Plan) -> None:
 
 
 def _written(row: PlanRow) -> dict[str, Any]:
-    """asdict would copy every part of each of 46,000 rows, which takes two seconds."""
+    """A row as JSON. (asdict would copy every part of each of 46,000 rows, which takes two seconds.)"""
     held = {name: getattr(row, name) for name in PlanRow.__slots__}
     return held | {"slice": None if row.slice is None else astuple(row.slice)}
 
 
 def looks_like_plan(path: Path) -> bool:
-    """Whether the first bytes of a file are those of a plan, of whatever version."""
+    """Return whether a file begins as a plan of any version does."""
     return f'"{_FORMAT}"'.encode() in head_of(path, 100)
 
 
@@ -134,7 +134,7 @@ def read_plan(path: Path) -> Plan:
     """Read a plan.
 
     Raises:
-        InputError: it cannot be read, is none, is of another version, or says something that cannot be.
+        InputError: it cannot be read, is no plan, has another version, or holds something impossible.
     """
     shown = printable(str(path))
     try:
@@ -161,13 +161,13 @@ class _OddError(Exception):
 
 
 class _Fields:
-    """The fields of a JSON object, each of the type that it must have; `where` it stands, for sentences."""
+    """Reads the fields of a JSON object and checks their types. `where` names the object in messages."""
 
     def __init__(self, held: Mapping[str, Any], where: str) -> None:
         self._held, self.where = held, where
 
     def odd(self, words: str) -> _OddError:
-        """The error that says so of this object."""
+        """An error with these words about this object."""
         return _OddError(f"{self.where}{words}")
 
     def get(self, name: str) -> Any:
@@ -203,7 +203,7 @@ class _Fields:
         return float(value)
 
     def wholes(self, name: str, count: int) -> list[int]:
-        """That many whole numbers of at least 0."""
+        """A list of `count` whole numbers of at least 0."""
 
         def are(x: Any) -> bool:
             return type(x) is list and len(x) == count and all(type(one) is int and one >= 0 for one in x)
@@ -282,7 +282,7 @@ def _row(fields: _Fields, cost: Cost) -> PlanRow:
 
 
 def _slice(fields: _Fields) -> Slice | None:
-    """[axis, groups, offset, width, index], the index null of what is no stack."""
+    """Read [axis, groups, offset, width, index]; the index is null for what is no stack."""
     held = fields.get("slice")
     if held is None:
         return None

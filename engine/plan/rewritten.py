@@ -1,4 +1,4 @@
-"""Which tensors are written for a plan: those that stay, and the factors or the products in the place of others."""
+"""The tensors that are written for a plan: those that stay, and factors or products in place of the others."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from .matrices import Matrices, MatrixSource
 from .works import Work
 
 _SCALES_OF_INPUTS = (
-    *("input_scale", "input_activation_scale", "input_global_scale", "output_scale"),
-    *("q_scale", "k_scale", "v_scale", "act_scale"),
-)
-"""What stands beside quantised weights for activations and caches: a module with plain weights has none of it."""
+    "input_scale", "input_activation_scale", "input_global_scale", "output_scale",
+    "q_scale", "k_scale", "v_scale", "act_scale",
+)  # fmt: skip
+"""Tensors of quantised modules for activations and caches, which modules with plain weights do not have."""
 
 
 @dataclass(frozen=True)
 class RewrittenCheckpoint:
     """How a checkpoint is written anew.
 
-    `own` reads the checkpoint, `source` the matrices that are factored.
-    `merge`: the product of two factors in the place of a matrix, so that names and shapes stay; else the factors.
-    `dtype` is the type of all floating-point numbers, None for the stored ones; `floats` that of dequantised numbers
-    where none is named. `place` brings a matrix to where it is factored; `tell` hears of each that is.
+    `own` reads the checkpoint, `source` the matrices that are factored. With `merge` the product of two factors is
+    written in place of a matrix, so that names and shapes stay; else the factors. `dtype` is the type of all
+    floating-point numbers, None for the stored types; `floats` is then that of dequantised numbers. `place` moves a
+    matrix to the device where it is factored; `tell` is called after each.
     """
 
     checkpoint: Checkpoint
@@ -54,7 +54,7 @@ class RewrittenCheckpoint:
         """The tensors to be written, by the file of the checkpoint in which they lie now.
 
         Raises:
-            InputError: a tensor cannot be written; the sentence names it.
+            InputError: a tensor cannot be written; the message names it.
         """
         by_tensor: dict[str, list[Work]] = defaultdict(list)
         for work in self.works:
@@ -69,7 +69,7 @@ class RewrittenCheckpoint:
         return dict(found)
 
     def type_of(self, tensor: Tensor) -> str:
-        """What is written in the place of its matrices."""
+        """The type of the numbers that are written in place of a tensor's matrices."""
         return self.dtype or (tensor.dtype if tensor.scheme is None and tensor.dtype in WRITTEN else self.floats)
 
     def _kept(self, tensor: Tensor) -> Iterator[TensorToWrite]:
@@ -128,7 +128,7 @@ class RewrittenCheckpoint:
 
 
 def factor_name(work: Work) -> str:
-    """What the names of its factors begin with: the tensor, of a stack which matrix of it, of a fused one the role."""
+    """The beginning of its factors' names: the tensor; the number of the matrix in a stack; the role in a fused one."""
     p = work.projection
     if p.slice is None:
         return p.tensor
@@ -137,7 +137,7 @@ def factor_name(work: Work) -> str:
 
 
 def covered(shape: tuple[int, ...], works: Sequence[Work]) -> HostArray:
-    """Where in a tensor of this shape the matrices lie that are factored: true there."""
+    """A mask of a tensor of this shape, true where the factored matrices lie."""
     mask = np.zeros(shape, bool)
     for work in works:
         write_into(mask, work, np.ones((work.projection.rows, work.projection.cols), bool))
@@ -145,7 +145,7 @@ def covered(shape: tuple[int, ...], works: Sequence[Work]) -> HostArray:
 
 
 def write_into(whole: HostArray, work: Work, matrix: HostArray) -> None:
-    """Write a matrix of (output, input features) to its place in its stored tensor."""
+    """Write a matrix, shape (output, input features), to its place in its stored tensor."""
     p = work.projection
     turned = matrix.T if p.transposed else matrix
     if p.slice is None:
@@ -155,7 +155,7 @@ def write_into(whole: HostArray, work: Work, matrix: HostArray) -> None:
 
 
 class _LazyFactors:
-    """Two factors that are worked out for the first of them, and let go with the second."""
+    """Two factors that are computed when the first is written, and freed with the second."""
 
     def __init__(self, make: Callable[[], TwoFactors], name: str, dtype: str) -> None:
         self._make, self._name, self._dtype = make, name, dtype

@@ -1,4 +1,4 @@
-"""What lies beside the weights of a model and goes with them: its config.json, its tokenizer, its licence."""
+"""The files beside a model's weights that are copied with them: config.json, tokenizer, licence."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _BESIDE = re.compile(
     r"|(configuration|modeling|tokenization|processing|image_processing)_\w+\.py|(LICEN[CS]E|NOTICE).*"
 )
 _MOST_BYTES = 256 << 20
-"""Of one such file: the largest vocabularies take 40 MB."""
+"""The largest such file that is copied: the largest vocabularies take 40 MB."""
 
 
 def config_type(checkpoint: Checkpoint) -> str | None:
-    """The type of numbers that config.json names for a model's weights; None where it names none that is written."""
+    """The type of a model's weights by its config.json; None if that names none, or one that is not written."""
     found = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
     return next((name for name, word in _TYPES.items() if word == found), None)
 
 
 def side_files(checkpoint: Checkpoint) -> list[Path]:
-    """The files beside the weights that are copied, sorted; none of a model that is not on this machine.
+    """The files beside the weights that are copied, sorted; [] for a model that is not on this machine.
 
     Raises:
-        InputError: one of them is a link out of its folder.
+        InputError: one of them is a link that leaves its folder.
     """
     folders = {file.parent for file, stamp in checkpoint.stamps.items() if isinstance(stamp, FileStamp)}
     if checkpoint.location is not None and checkpoint.location.is_dir():
@@ -48,8 +48,8 @@ def side_files(checkpoint: Checkpoint) -> list[Path]:
 
 
 def config_bytes(path: Path, dtype: str | None, is_plain: bool) -> bytes:
-    """config.json as it is written: with the type of the numbers, where `dtype` names one, and without what it says of
-    quantisation, where the weights `is_plain` now.
+    """The config.json to write: with the type of numbers that `dtype` names, if any, and, if `is_plain`, without the
+    settings of quantisation, as the weights are no longer quantised.
 
     Raises:
         InputError: it is no JSON object.
@@ -63,12 +63,12 @@ def config_bytes(path: Path, dtype: str | None, is_plain: bool) -> bytes:
 
 
 def has_config(checkpoint: Checkpoint) -> bool:
-    """Whether there is a config.json to copy."""
+    """Return whether there is a config.json to copy."""
     return any(map(is_config, side_files(checkpoint)))
 
 
 def is_config(path: Path) -> bool:
-    """Whether a file is config.json."""
+    """Return whether a file is config.json."""
     return path.name == CONFIG
 
 

@@ -1,4 +1,4 @@
-"""What a plan asks of a model: its rows held against the checkpoint and the weighting that are at hand."""
+"""The works of a plan: its rows matched with the projections and second moments of the model at hand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .plan_file import Plan, PlanRow
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A projection that two factors of `rank` are to stand in for.
+    """A projection that is to be replaced by two factors of `rank`.
 
-    `moment` is that of its input, None for the weights as they are. `promised` is the relative error of the output that
-    the plan states: sqrt(1 - energy).
+    `moment` is that of its input, None for unweighted factors. `promised` is the relative error of the output that the
+    plan states: sqrt(1 - energy).
     """
 
     projection: Projection
@@ -28,11 +28,11 @@ class Work:
 
 
 def works_of(plan: Plan, projections: Iterable[Projection], weighting: Weighting | None) -> list[Work]:
-    """What is to be made of these projections of a checkpoint: of each row that is factored, one for every projection
+    """The works of a plan on these projections of a checkpoint: for each row that is factored, one for every projection
     that is stored in the same bytes.
 
     Raises:
-        InputError: the plan is of other matrices or was made under another weighting, or one of them cannot be read.
+        InputError: the plan was made for other matrices or under another weighting, or a matrix cannot be read.
     """
     held: dict[str, list[Projection]] = defaultdict(list)
     for p in projections:
@@ -49,7 +49,7 @@ def works_of(plan: Plan, projections: Iterable[Projection], weighting: Weighting
 
 
 def _named(row: PlanRow, same: Sequence[Projection]) -> Projection:
-    """Of projections that are stored in the same bytes the one that was planned: each may have an input of its own."""
+    """The planned one of several projections that are stored in the same bytes: their inputs may differ."""
     return next((p for p in same if p.address == row.address), same[0])
 
 

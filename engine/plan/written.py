@@ -1,4 +1,4 @@
-"""A plan applied: the checkpoint written anew, with factors or their products, and held against what the plan says."""
+"""Writing a checkpoint with factors or their products, and checking what was written against the plan."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from .side_files import config_bytes, is_config, side_files
 from .works import Work
 
 FACTORS = "factors.json"
-"""Beside factors: which of them stand for which matrix of which tensor."""
+"""The file that is written with factors, and says which matrix of which tensor they replace."""
 _NUMBERED = re.compile(r"(.+)-\d+-of-\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenProjection:
-    """A projection as it was written: `error` is the relative error of its output, measured on the numbers that were
-    read back, `promised` what the plan states. `dtype` rounds them; `parameters` are the numbers that stand for it in
-    the file."""
+    """A projection as it was written: `error` is the relative error of its output, measured on the numbers read back,
+    `promised` the one that the plan states. `dtype` is the type they were rounded to; `parameters` is how many numbers
+    it has in the file."""
 
     address: str
     rank: int
@@ -47,14 +47,14 @@ class WrittenProjection:
 
 
 def bytes_of(entries: Mapping[Path, Sequence[TensorToWrite]], checkpoint: Checkpoint) -> int:
-    """What will be written, all in all; headers of files are counted amply."""
+    """How many bytes will be written in all; for headers of files this is more than enough."""
     listed = [entry for found in entries.values() for entry in found]
     beside = sum(path.stat().st_size for path in side_files(checkpoint))
     return sum(entry.bytes + 2 * len(entry.name) + 256 for entry in listed) + beside
 
 
 def write(layout: RewrittenCheckpoint, entries: Mapping[Path, Sequence[TensorToWrite]], folder: Path) -> None:
-    """Write a checkpoint to a folder that is there and empty.
+    """Write a checkpoint to an empty folder.
 
     Raises:
         OSError: the disk is full or fails.
@@ -64,13 +64,23 @@ def write(layout: RewrittenCheckpoint, entries: Mapping[Path, Sequence[TensorToW
     for file, name in names.items():
         write_safetensors(folder / name, entries[file], {"format": "pt"})
     if len(names) > 1:
-        numbered = _NUMBERED.match(next(iter(names.values())))
-        index = INDEX.replace("model", numbered[1] if numbered else "model", 1)
-        placed = {entry.name: name for file, name in names.items() for entry in entries[file]}
-        size = sum(entry.bytes for file in names for entry in entries[file])
-        _write_json(folder / index, {"metadata": {"total_size": size}, "weight_map": placed})
+        _write_index(names, entries, folder)
     if not layout.merge:
         _write_json(folder / FACTORS, _described(layout))
+    _copy_side_files(layout, folder)
+
+
+def _write_index(names: Mapping[Path, str], entries: Mapping[Path, Sequence[TensorToWrite]], folder: Path) -> None:
+    """Write the file that says which of several files holds which tensor."""
+    numbered = _NUMBERED.match(next(iter(names.values())))
+    index = INDEX.replace("model", numbered[1] if numbered else "model", 1)
+    placed = {entry.name: name for file, name in names.items() for entry in entries[file]}
+    size = sum(entry.bytes for file in names for entry in entries[file])
+    _write_json(folder / index, {"metadata": {"total_size": size}, "weight_map": placed})
+
+
+def _copy_side_files(layout: RewrittenCheckpoint, folder: Path) -> None:
+    """Copy the files beside the weights, with config.json as the written numbers need it."""
     schemes = [t.scheme for t in layout.checkpoint.tensors if t.scheme is not None]
     is_dequantised = any(scheme.formula not in OWN_FACTORS for scheme in schemes)
     dtype = layout.dtype or (layout.floats if is_dequantised else None)
@@ -80,8 +90,8 @@ def write(layout: RewrittenCheckpoint, entries: Mapping[Path, Sequence[TensorToW
 
 
 def _file_names(layout: RewrittenCheckpoint, files: Sequence[Path]) -> dict[Path, str]:
-    """What the files are called: as they were, where they were safetensors and tensors keep their names; else as
-    transformers would, or `factored...`, which it does not take for a model."""
+    """The new names of the files: the old ones if they were safetensors and tensors keep their names; else those that
+    transformers would use, or `factored...`, which it does not take for a model."""
     own = [file.name for file in files]
     if layout.merge and layout.checkpoint.format is SAFETENSORS and len(set(own)) == len(own):
         return dict(zip(files, own, strict=True))
@@ -92,7 +102,7 @@ def _file_names(layout: RewrittenCheckpoint, files: Sequence[Path]) -> dict[Path
 
 
 def _described(layout: RewrittenCheckpoint) -> dict[str, Any]:
-    """factors.json; see docs/PLAN.md."""
+    """The content of factors.json; see docs/PLAN.md."""
     tensors: dict[str, Any] = {}
     shapes = {tensor.name: tensor.shape for tensor in layout.checkpoint.tensors}
     for work in layout.works:
@@ -109,7 +119,7 @@ def _write_json(path: Path, found: Mapping[str, Any]) -> None:
 
 
 class WrittenTensors:
-    """The tensors of a folder that was written, read back from its files."""
+    """The tensors of a written folder, read back from its files."""
 
     def __init__(self, folder: Path) -> None:
         self._found: dict[str, tuple[Tensor, FileStamp]] = {}
@@ -121,14 +131,14 @@ class WrittenTensors:
 
     @property
     def numbers(self) -> int:
-        """How many numbers are in all tensors."""
+        """How many numbers all tensors hold."""
         return sum(math.prod(tensor.shape) for tensor, _ in self._found.values())
 
     def check(self, layout: RewrittenCheckpoint) -> list[WrittenProjection]:
-        """Each projection held against the matrix that it stands for.
+        """Measure the error of each written projection against its matrix.
 
         Raises:
-            WeightsError: one of them cannot be read.
+            WeightsError: one cannot be read.
         """
         by_tensor = sorted(layout.works, key=lambda work: work.projection.tensor)  # a stack is read once
         done = {work.projection.address: self._checked(work, layout) for work in by_tensor}
@@ -155,7 +165,7 @@ class WrittenTensors:
 
 
 def _beside(made: HostArray, matrix: Any) -> Any:
-    """A matrix of the host where another one lies."""
+    """A matrix of the host, moved to the device of another one."""
     if isinstance(matrix, np.ndarray):
         return made
     import torch

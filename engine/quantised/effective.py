@@ -1,6 +1,6 @@
-"""Weights that torch stores as factors of what the model uses: masks, directions and lengths -> that matrix.
+"""Weights that torch stores as factors (masks, directions and lengths) -> the matrix that the model computes with.
 
-torch.nn.utils.prune keeps `weight_orig` and `weight_mask`, weight_norm a direction and its lengths, spectral_norm a
+torch.nn.utils.prune stores `weight_orig` and `weight_mask`, weight_norm a direction and its lengths, spectral_norm a
 matrix and the vectors that give its norm; each also as a parametrisation, under `parametrizations.weight.`.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ..formats.tensor import Scheme, Tensor
-from .schemes import Shape
+from .checked_parts import Shape
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _PARAMETRISED = re.compile(r"(.*?)parametrizations\.([^.]+)\.")
@@ -20,11 +20,11 @@ PRUNED = Scheme("pruned", "by its mask", "masked", "float64")
 WEIGHT_NORM = Scheme("weight norm", "length x direction", "direction", "float64")
 SPECTRAL_NORM = Scheme("spectral norm", "over u W v", "over its norm", "float64")
 FORMULAS = frozenset(scheme.formula for scheme in (PRUNED, WEIGHT_NORM, SPECTRAL_NORM))
-"""Of schemes under which a model is not quantised."""
+"""The formulas of these schemes: a model that only has them is not quantised."""
 
 
-class _Way(NamedTuple):
-    """How a way names its tensors: the matrix by how its name ends, its other parts by what stands in that place."""
+class _Naming(NamedTuple):
+    """The names of such tensors: the matrix's name ends in `ending`, the other parts have other endings instead."""
 
     ending: str
     others: Mapping[str, str]
@@ -37,7 +37,7 @@ def _mask_fits(shape: Shape, others: Mapping[str, Shape]) -> bool:
 
 
 def _length_fits(shape: Shape, others: Mapping[str, Shape]) -> bool:
-    """A length for each row, for each column, or for all."""
+    """True if there is a length for each row, for each column, or for all."""
     return others["length"] in ((shape[0], 1), (1, shape[1]), (1, 1), (1,), ())
 
 
@@ -45,45 +45,45 @@ def _vectors_fit(shape: Shape, others: Mapping[str, Shape]) -> bool:
     return (math.prod(others["u"]), math.prod(others["v"])) == shape
 
 
-_WAYS = (
-    _Way("_orig", {"mask": "_mask"}, PRUNED, _mask_fits),
-    _Way("_orig", {"u": "_u", "v": "_v"}, SPECTRAL_NORM, _vectors_fit),
-    _Way("_v", {"length": "_g"}, WEIGHT_NORM, _length_fits),
-    _Way(".original1", {"length": ".original0"}, WEIGHT_NORM, _length_fits),
-    _Way(".original", {"u": ".0._u", "v": ".0._v"}, SPECTRAL_NORM, _vectors_fit),
+_NAMINGS = (
+    _Naming("_orig", {"mask": "_mask"}, PRUNED, _mask_fits),
+    _Naming("_orig", {"u": "_u", "v": "_v"}, SPECTRAL_NORM, _vectors_fit),
+    _Naming("_v", {"length": "_g"}, WEIGHT_NORM, _length_fits),
+    _Naming(".original1", {"length": ".original0"}, WEIGHT_NORM, _length_fits),
+    _Naming(".original", {"u": ".0._u", "v": ".0._v"}, SPECTRAL_NORM, _vectors_fit),
 )
-_ENDINGS = tuple({way.ending for way in _WAYS})
+_ENDINGS = tuple({naming.ending for naming in _NAMINGS})
 
 
 def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors, each such matrix as one under the name it has in the model, in place of what it is made of.
+    """The tensors, where each such matrix is one tensor under its name in the model and replaces its parts.
 
-    Where the parts are not all there, or do not fit, all stay as they are.
+    If parts are missing, or do not fit, all stay as they are.
     """
     listed = {tensor.name: tensor for tensor in tensors}
     found: dict[str, Tensor] = {}
     taken: set[str] = set()
     for name, tensor in listed.items():
-        if name.endswith(_ENDINGS) and (made := _made(tensor, listed)) is not None:
+        if name.endswith(_ENDINGS) and (made := _assembled(tensor, listed)) is not None:
             found[name] = made
             taken.update(part.name for _, part in made.parts)
     return [found.get(name, tensor) for name, tensor in listed.items() if name in found or name not in taken]
 
 
-def _made(tensor: Tensor, listed: Mapping[str, Tensor]) -> Tensor | None:
-    for way in _WAYS:
-        if not tensor.name.endswith(way.ending):
+def _assembled(tensor: Tensor, listed: Mapping[str, Tensor]) -> Tensor | None:
+    for naming in _NAMINGS:
+        if not tensor.name.endswith(naming.ending):
             continue
-        stem = tensor.name.removesuffix(way.ending)
+        stem = tensor.name.removesuffix(naming.ending)
         inner = _PARAMETRISED.fullmatch(f"{stem}.")
         name = f"{inner[1]}{inner[2]}" if inner else stem
-        others = {role: listed.get(f"{stem}{ending}") for role, ending in way.others.items()}
+        others = {role: listed.get(f"{stem}{ending}") for role, ending in naming.others.items()}
         held = {role: part for role, part in others.items() if part is not None}
         parts = {"weight": tensor, **held}
         if len(held) < len(others) or name in listed or not all(_is_plain(part) for part in parts.values()):
             continue
-        if len(tensor.shape) == 2 and way.fits(tensor.shape, {role: part.shape for role, part in held.items()}):
-            return tensor._replace(name=name, parts=tuple(parts.items()), scheme=way.scheme)
+        if len(tensor.shape) == 2 and naming.fits(tensor.shape, {role: part.shape for role, part in held.items()}):
+            return tensor._replace(name=name, parts=tuple(parts.items()), scheme=naming.scheme)
     return None
 
 

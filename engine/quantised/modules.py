@@ -1,7 +1,7 @@
 """Quantised safetensors: the tensors that make up one matrix -> that matrix, listed as a single tensor.
 
-Whether a module is quantised is decided by the tensors it has, not by config.json's lists of modules that are or
-are not: those are written for one library's names.
+Whether a module is quantised is decided by its tensors, not by config.json's lists of quantised or unquantised
+modules, which use the names of one library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import WeightsError, printable
 from ..formats.safetensors import read_part
@@ -20,21 +20,25 @@ from ..formats.tensor import FileAccess, Scheme, Tensor
 from ..landing import Landing
 from ..spectrum import digest
 from ..weights import host_array, settled
-from . import effective, schemes
+from . import effective, packed_words, schemes
+from .checked_parts import FLOATS, Parts, QuantisedMatrix
 from .packed import PackedMatrix, is_by_expert, stays_packed
-from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Parts, QuantisedMatrix
+from .schemes import BNB4, FP8, FP8_SCALES
 from .settings import QuantisationSettings
 
 if TYPE_CHECKING:
     from ..weights import Packed, Weights
 
 
-def _names(names: str) -> frozenset[str]:
+_Reader: TypeAlias = Callable[[Parts, QuantisationSettings], QuantisedMatrix]
+
+
+def _words(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-# What a module's tensors are called behind its name, in the formats that are read and in those that are only named.
-_PARTS = _names(
+# Names of a module's tensors, behind the module's name, in the formats that are read and in those that are only named.
+_PARTS = _words(
     "weight qweight qzeros scales g_idx weight_packed weight_shape weight_scale weight_scale_inv weight_scale_2 "
     "weight_global_scale weight_zero_point weight_g_idx scale qscale_weight scale_weight pre_quant_scale SCB "
     "weight_format W_q zero meta codes codebooks Qidxs SU SV Wscale trellis suh svh indices centroids res_centroids "
@@ -47,22 +51,22 @@ _BEHIND_WEIGHT = re.compile(
 )
 _BEHIND_STACK = re.compile(r"(?<=[^._])(_blocks|_scales|_scale_inv|_weight_scale|_weight_scale_2|_scale)$")
 
-# The part that gives away a format which is not read.
+# For each format that is not read, the part by which it is recognised.
 _UNSUPPORTED = {
     "W_q": "HQQ", "codes": "AQLM", "Qidxs": "QuIP#", "trellis": "EXL3", "indices": "VPTQ", "dense_weights": "SpQR",
     "q_weight": "EXL2", "B": "Marlin", "scale_packed": "Marlin 2:4", "compressed": "sparse bitmask",
     "tables": "HIGGS", "weight_scales": "EETQ", "biases": "MLX", "qbiases": "MLX", "dqweight": "FP-Quant",
     "weight._data": "quanto", "weight:_data": "torchao", "_weight_qdata": "torchao",
 }  # fmt: skip
-_READ = _names("compressed-tensors modelopt fp8 mxfp8 fbgemm_fp8 mxfp4 bitsandbytes gptq awq")
+_READ = _words("compressed-tensors modelopt fp8 mxfp8 fbgemm_fp8 mxfp4 bitsandbytes gptq awq")
 _BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 _INTEGERS = frozenset({"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"})
 
 
 def assemble(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors, each quantised matrix as one under the name it has unquantised, in place of its packed numbers.
+    """The tensors, where each quantised matrix is one tensor under its unquantised name and replaces its parts.
 
-    What cannot be read is there too, with the sentence that says why as its `problem`.
+    A matrix that cannot be read is listed too, with the reason as its `problem`.
     """
     listed = effective.effective(tensors)
     settings = QuantisationSettings.of(config)
@@ -78,7 +82,7 @@ def assemble(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> list[Tenso
 
 
 def quantisation(tensors: Iterable[Tensor]) -> str:
-    """The format of most quantised weights, "" where there are none."""
+    """The format of most quantised weights, "" if there are none."""
     names: Counter[str] = Counter()
     for tensor in tensors:
         if tensor.scheme is not None and tensor.scheme.formula not in effective.FORMULAS:
@@ -87,7 +91,7 @@ def quantisation(tensors: Iterable[Tensor]) -> str:
 
 
 def read_matrix(tensor: Tensor, stored: Mapping[Path, FileAccess], landing: Landing) -> tuple[Weights | Packed, str]:
-    """The floats that a quantised matrix stands for, where its parts land, and the digest of all their bytes.
+    """Read a quantised matrix as floats to where its parts land, with the digest of all their bytes.
 
     Raises:
         WeightsError: a file changed or cannot be read, or the parts contradict one another.
@@ -107,8 +111,8 @@ def read_matrix(tensor: Tensor, stored: Mapping[Path, FileAccess], landing: Land
 
 
 def bytes_on(device: str, tensor: Tensor) -> int:
-    """What a quantised matrix takes in a device's memory until it is solved: its parts, beside them its floats where it
-    does not stay packed, of experts on the CPU those of one; numpy knows no bfloat16."""
+    """Memory that a quantised matrix takes on a device until it is solved: its parts, and unless it stays packed its
+    floats (for experts on the CPU those of one). numpy has no bfloat16, so on the CPU that becomes float32."""
     assert tensor.scheme is not None
     if device != "cpu" and stays_packed(tensor, is_on_gpu=True):
         return tensor.stored_bytes
@@ -117,14 +121,14 @@ def bytes_on(device: str, tensor: Tensor) -> int:
 
 
 def _modules(tensors: list[Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What belongs together by name: module -> part -> tensor. Experts stacked in one tensor are a module too."""
+    """Group tensors by name: module -> part -> tensor. Experts stacked in one tensor are a module too."""
     modules: dict[str, dict[str, Tensor]] = {}
     stacks: dict[str, dict[str, Tensor]] = {}
     for tensor in tensors:
         name = tensor.name
         stem, dot, leaf = name.rpartition(".")
         if leaf in _PARTS:
-            if leaf != "weight" or tensor.dtype not in FLOATS:  # 91,000 plain weights are modules of their own
+            if leaf != "weight" or tensor.dtype not in FLOATS:  # skips plain weights, of which there may be 91,000
                 modules.setdefault(stem + dot, {})[leaf] = tensor
         elif match := _BEHIND_WEIGHT.search("." + name):
             modules.setdefault(name[: match.start()], {})[match[1]] = tensor
@@ -142,7 +146,7 @@ def _modules(tensors: list[Tensor]) -> dict[str, dict[str, Tensor]]:
 
 @dataclass(frozen=True, slots=True)
 class _ModuleKind:
-    """What every module with parts of these names, types and shapes is."""
+    """Shape, scheme and parts' roles of every module whose parts have the same names, types and shapes."""
 
     shape: tuple[int, ...]
     scheme: Scheme
@@ -152,14 +156,14 @@ class _ModuleKind:
 def _matrix(
     stem: str, parts: Parts, settings: QuantisationSettings, plans: dict[object, _ModuleKind | str | None]
 ) -> Tensor | None:
-    """The quantised matrix of a module, None where the module is not quantised.
+    """The quantised matrix of a module, None if the module is not quantised.
 
-    `plans` are remembered: 46,000 experts are of two kinds. Not where the stored bytes had to be asked.
+    `plans` is a cache (46,000 experts are of two kinds); plans that depended on stored bytes are not kept in it.
     """
     kind = tuple([(name, part.dtype, part.shape) for name, part in parts.items()])
     plan = plans.get(kind)
     if kind not in plans:
-        plan, is_general = _plan(parts, settings)
+        plan, is_general = _plan_module(parts, settings)
         if is_general:
             plans[kind] = plan
     if plan is None:
@@ -174,9 +178,9 @@ def _matrix(
     )
 
 
-def _plan(parts: Parts, settings: QuantisationSettings) -> tuple[_ModuleKind | str | None, bool]:
-    """How a module is read, or the sentence that says why not; and whether any other like it is read so."""
-    build = _format(parts, settings)
+def _plan_module(parts: Parts, settings: QuantisationSettings) -> tuple[_ModuleKind | str | None, bool]:
+    """The way to read a module, or the reason why it cannot be read; and True if that holds for all such modules."""
+    build = _reader_of(parts, settings)
     if build is None or isinstance(build, str):
         return build, True
     try:
@@ -190,7 +194,7 @@ def _plan(parts: Parts, settings: QuantisationSettings) -> tuple[_ModuleKind | s
 
 
 def _unreadable(name: str, parts: Parts, problem: str) -> Tensor:
-    """A matrix without a scheme: as large as the largest of its parts, whose shape need not be that of the matrix."""
+    """A matrix without a scheme. It gets the shape of its largest part, which need not be that of the matrix."""
     carrier = max(parts.values(), key=lambda t: t.end - t.begin)
     shape = carrier.shape
     if name.endswith("weight") and len(shape) != 2:
@@ -198,25 +202,33 @@ def _unreadable(name: str, parts: Parts, problem: str) -> Tensor:
     return carrier._replace(name=name, shape=shape[:3], parts=tuple(parts.items()), problem=problem)
 
 
-def _format(
-    parts: Parts, settings: QuantisationSettings
-) -> Callable[[Parts, QuantisationSettings], QuantisedMatrix] | str | None:
-    """What reads a module's parts, or the sentence that says why nothing does; None for a module of plain weights."""
-    weight = parts.get("weight", parts.get(""))
-    dtype = weight.dtype if weight is not None else ""
-    scaled = [name for name in FP8_SCALES if name in parts]
+def _reader_of(parts: Parts, settings: QuantisationSettings) -> _Reader | str | None:
+    """The function that reads a module's parts, or the reason why none does; None for a module of plain weights."""
     if name := _unsupported(parts):
         return f"{name} quantisation is not supported"
+    return _by_names(parts) or _by_weight(parts, settings)
+
+
+def _by_names(parts: Parts) -> _Reader | None:
+    """The function for parts of these names, None if the names do not tell."""
     if "weight_packed" in parts:
-        return schemes.packed if parts["weight_packed"].dtype == "I32" else schemes.fp4
+        return packed_words.packed if parts["weight_packed"].dtype == "I32" else schemes.fp4
     if parts.keys() & {"qweight", "qzeros"}:
-        return schemes.gptq_or_awq
+        return packed_words.gptq_or_awq
     if parts.keys() & {*BNB4, "weight.absmax"}:
         return schemes.bitsandbytes4
     if "SCB" in parts:
         return schemes.bitsandbytes8
     if "_blocks" in parts or ("_scales" in parts and parts["_scales"].dtype in schemes.EXPONENTS):
         return schemes.mxfp4_blocks
+    return None
+
+
+def _by_weight(parts: Parts, settings: QuantisationSettings) -> _Reader | str | None:
+    """_reader_of for a module whose `weight`, or stack, decides by its type."""
+    weight = parts.get("weight", parts.get(""))
+    dtype = weight.dtype if weight is not None else ""
+    scaled = [name for name in FP8_SCALES if name in parts]
     if dtype in FP8:
         return schemes.fp8 if scaled or settings.method else None
     if dtype in _INTEGERS or dtype == "F4":
@@ -229,10 +241,8 @@ def _format(
     return None
 
 
-def _integers(
-    parts: Parts, dtype: str, scaled: list[str], settings: QuantisationSettings
-) -> Callable[[Parts, QuantisationSettings], QuantisedMatrix] | str | None:
-    """`_format` of a `weight` of integers: a table of numbers, or packed."""
+def _integers(parts: Parts, dtype: str, scaled: list[str], settings: QuantisationSettings) -> _Reader | str | None:
+    """_reader_of for a `weight` of integers: a table of numbers, or packed."""
     method = settings.method
     scale = parts[scaled[0]].dtype if scaled else ""
     if dtype == "F4" and not scaled:
@@ -257,7 +267,7 @@ def _integers(
 
 
 def _unsupported(parts: Parts) -> str:
-    """The name of the format that the parts give away, "" where it may be one that is read."""
+    """The name of the unsupported format that the parts belong to, "" if it may be one that is read."""
     if not any(len(part.shape) > 1 and part.dtype in _INTEGERS | FP8 for part in parts.values()):
         return ""
     return next((name for part, name in _UNSUPPORTED.items() if part in parts), "")

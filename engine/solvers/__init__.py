@@ -1,1 +1,1 @@
-"""Matrix -> singular values, each routine with its reach and its error bound."""
+"""Solvers: matrix -> singular values, each with the condition numbers that it can handle and its error bound."""

@@ -1,8 +1,9 @@
 """Dense symmetric -> band, in matrix products: stage 1 of the two-stage eigensolver.
 
-After each panel the trailing matrix A would become A - V W^T - W V^T. What is written back is GROUP panels together,
-into its lower half, which is then mirrored; between, whatever is read of A is taken less these products. So A is read
-once a panel and written once a group, by products that are wide: on an H100 27 TFLOP/s with 128 columns, 48 with 512.
+After each panel the trailing matrix A would become A - V W^T - W V^T. These products are only written back after GROUP
+panels, to the lower half, which is then mirrored; until then they are subtracted from whatever is read of A. So A is
+read once for each panel and written once for each group, by wide products: on an H100 27 TFLOP/s with 128 columns, 48
+with 512.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from torch import Tensor
 from .panel import TILE, reflect
 
 GROUP = 8
-_ROWS = 1024  # the lower half is updated in as many rows at a time, up to their diagonal
+_ROWS = 1024  # rows of the lower half that are updated at a time, each up to the diagonal
 
 
 def to_band(gram: Tensor, width: int, kernels: bool, tile: int = TILE, group: int = GROUP) -> Tensor:
-    """An orthogonally similar band, `gram` (batch, n, n) being overwritten.
+    """A band matrix that is orthogonally similar to `gram` (batch, n, n), which is overwritten.
 
-    Returned in columns with room for the bulges and a margin of zeros: entry (j + d, j) stands at [:, j, d],
+    The band is stored by columns, with room for the bulges and a margin of zeros: entry (j + d, j) is at [:, j, d],
     0 <= d < 2 width, 0 <= j < n + 2 width, so that every block of the band is a strided view.
     """
     batch, n, _ = gram.shape
@@ -43,8 +44,8 @@ def _reduce_panel(
 ) -> int:
     """Clear the columns from `start` below the band.
 
-    The trailing matrix is `gram` less left right^T, of their first `used` columns, so far: [V W ...] and [W V ...].
-    This panel's V and W are put behind them; returns how many columns are used then.
+    The trailing matrix is `gram` minus left right^T with their first `used` columns, [V W ...] and [W V ...]. This
+    panel's V and W are written after these. Return how many columns are used then.
     """
     first = start + width
     rows = gram[:, start:first, start:]  # above the diagonal: the panel by columns
@@ -70,7 +71,7 @@ def _reduce_panel(
 
 
 def _subtract(matrix: Tensor, left: Tensor, right: Tensor) -> None:
-    """The symmetric product left right from a symmetric matrix (batch, m, m), of which the lower half is read."""
+    """Subtract the symmetric product left right from a symmetric matrix (batch, m, m); only its lower half is read."""
     size = matrix.shape[1]
     for row in range(0, size, _ROWS):
         end = min(row + _ROWS, size)

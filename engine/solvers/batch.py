@@ -1,4 +1,4 @@
-"""Spectra of several matrices at once, by the two-stage eigensolver, checked as the ladder checks its own."""
+"""Spectra of several matrices at once by the two-stage eigensolver, with the checks of the ladder."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Outcome = Solution | WeightsError | None
 _FASTER: dict[tuple[str, int], bool] = {}
 
 _TURNS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""By device, held while the kernels of a batch are launched: two threads that launch in turns would both be late. What
-was launched goes on while the next batch is: a chase leaves most of a GPU to its matrix products."""
+"""A lock for each device, held while the kernels of a batch are launched: two threads that launch in turns would both
+be late. Kernels go on running while the next batch is launched: a chase leaves most of a GPU to its matrix products."""
 
 
 def limits(device: str) -> Callable[[int], int]:
-    """How many matrices of a smaller side make a batch there: 1 where the two-stage solver cannot run.
+    """A function from a smaller side to the number of matrices in a batch: 1 if the two-stage solver cannot run.
 
-    The matrices of a batch take at most a quarter of the device's memory that is free now.
+    The matrices of a batch take at most a quarter of the device memory that is free now.
     """
     try:
         free = torch.cuda.mem_get_info(device)[0] if two_stage.available(device) else 0
-    except RuntimeError:  # a driver that does not answer: the ladder finds the way to the CPU
+    except RuntimeError:  # a driver that does not answer: the ladder falls back to the CPU
         free = 0
 
     def limit_of(small: int) -> int:
@@ -44,10 +44,10 @@ def limits(device: str) -> Callable[[int], int]:
 
 
 def faster_together(device: str, small: int) -> bool:
-    """Whether the two-stage solver is faster there than the library at matrices of that smaller side.
+    """Return whether the two-stage solver is faster than the library on a device, for matrices with this smaller side.
 
-    So it is where float64 is fast (an H100: 9 ms and 117 at 4096). Any other device is measured, once for each power
-    of two, before its first batch.
+    It is on devices with fast float64 (H100 at 4096: 9 ms instead of 117). Other devices are measured before the first
+    batch, once for each power of two.
     """
     side = min(4096, 1 << (small - 1).bit_length())
     if torch.cuda.get_device_capability(device) in FLOAT64:
@@ -66,7 +66,7 @@ def _is_faster(device: str, side: int, count: int) -> bool:
 
 
 def _seconds(run: Callable[[], Tensor]) -> float:
-    """Of a second run: the first compiles."""
+    """The seconds of a second run; the first one compiles."""
     run().cpu()
     start = time.perf_counter()
     run().cpu()
@@ -76,13 +76,12 @@ def _seconds(run: Callable[[], Tensor]) -> float:
 def solve_batch(
     matrices: Iterable[Weights], count: int, small: int, device: str, tell: Callable[[str], None]
 ) -> list[Outcome]:
-    """For each of `count` 2-D float matrices, on the CPU or on the device, its spectrum, or why it has none.
+    """The spectrum of each of `count` 2-D float matrices, on the CPU or the device, or the error why it has none.
 
-    Each has `small` as its smaller side, and is let go before the next is taken. None where nothing is proven:
-    then ladder.solve has to be asked, for all of them where the device has no room for the batch or a matrix
-    cannot be had or taken. The device holds two_stage.room for each of them, and one of them at a time. Nothing waits
-    for the device before the results of all are copied back. `tell` hears, but for want of room or of a matrix, what
-    went wrong.
+    `small` is the smaller side of all; each matrix is freed before the next is taken. A result is None if it is not
+    proven, and ladder.solve has to be called; all are if the device has no room or a matrix cannot be read. The device
+    holds one matrix at a time, and two_stage.room for each. Nothing waits for the device before all results are copied
+    back. `tell` is called with any other error.
     """
     start = time.perf_counter()
     try:
@@ -96,7 +95,7 @@ def solve_batch(
             start = time.perf_counter()
             values, passed = two_stage.eigenvalues(grams)
         sigma = values.flip(1).clamp_(min=0).sqrt_()
-        host = torch.cat([sizes, passed.unsqueeze(1), sigma], 1).cpu()  # of this stream alone, once for all
+        host = torch.cat([sizes, passed.unsqueeze(1), sigma], 1).cpu()  # waits for this stream only, once for all
         seconds += time.perf_counter() - start
     except (torch.OutOfMemoryError, MemoryError, WeightsError):
         return [None] * count
@@ -107,9 +106,9 @@ def solve_batch(
 
 
 def _add(matrix: Weights, gram: Tensor, shapes: list[tuple[int, ...]]) -> Tensor:
-    """Its Gram matrix into `gram`, its shape into `shapes`.
+    """Add the Gram matrix of a matrix to `gram` and its shape to `shapes`.
 
-    Returns its largest entry, scale and scaled norm, float64, shape (3,), on the device.
+    Return its largest absolute entry, scale and scaled norm, float64, shape (3,), on the device.
     """
     shapes.append(tuple(matrix.shape))
     placed = torch.as_tensor(moved(matrix, str(gram.device)))
@@ -120,7 +119,7 @@ def _add(matrix: Weights, gram: Tensor, shapes: list[tuple[int, ...]]) -> Tensor
 
 
 def _outcome(row: Tensor, shape: tuple[int, ...], device: str, seconds: float) -> Outcome:
-    """What came back of one matrix, checked: `row` is _add's three, whether it passed, and the values."""
+    """The checked result of one matrix. `row` has the three numbers of _add, whether it passed, and the values."""
     top, scale, norm, passed = row[:4].tolist()
     if not math.isfinite(top):
         return WeightsError(NOT_FINITE)

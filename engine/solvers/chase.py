@@ -1,7 +1,7 @@
 """Band -> tridiagonal by bulge chasing: stage 2 of the two-stage eigensolver.
 
-Sweep s clears column s below the subdiagonal; step k of it, a block of `width` rows further down, carries the
-bulge on. With step k of sweep s at wave 2 s + k, the blocks of a wave are disjoint.
+Sweep s clears column s below the subdiagonal; its step k moves the bulge down by a block of `width` rows. If step k of
+sweep s is in wave 2 s + k, the blocks of a wave are disjoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DONE = 1 << 30
 def to_tridiagonal(
     band: Tensor, n: int, kernels: bool, warps: int | None = None, registers: int | None = None
 ) -> Tensor:
-    """(batch, 2, n): diagonal and subdiagonal (its last entry 0) of a band as to_band returns it, overwritten."""
+    """Diagonal and subdiagonal (with last entry 0), shape (batch, 2, n), of a band of to_band, which is overwritten."""
     if n > 2:
         if kernels:
             _chase_kernel(band, n, warps, registers)
@@ -28,7 +28,7 @@ def to_tridiagonal(
 
 
 def _chase_kernel(band: Tensor, n: int, warps: int | None, registers: int | None) -> None:
-    """One launch. A program draws a sweep, follows its steps and waits, step by step, for the sweep before."""
+    """One launch. A program draws a sweep and runs its steps, each once the sweep before it is far enough."""
     from . import kernels
 
     batch, _, room = band.shape
@@ -37,7 +37,7 @@ def _chase_kernel(band: Tensor, n: int, warps: int | None, registers: int | None
     progress = torch.zeros(batch, n, dtype=torch.int32, device=band.device)
     progress[:, 0] = _DONE
     ticket = torch.zeros(1, dtype=torch.int32, device=band.device)
-    programs = batch * min(sweeps, n // room + 2)  # sweeps two steps apart: no more can be under way
+    programs = batch * min(sweeps, n // room + 2)  # sweeps are two steps apart, so no more can run
     kernels.chase[(programs,)](
         band,
         progress,
@@ -54,7 +54,7 @@ def _chase_kernel(band: Tensor, n: int, warps: int | None, registers: int | None
 
 
 def _chase_twin(band: Tensor, n: int) -> None:
-    """Wave by wave, all blocks of a wave at once."""
+    """Chase wave by wave, all blocks of a wave at once."""
     width = band.shape[2] // 2
     flat = band.view(band.shape[0], -1)
     vs = band.new_zeros(band.shape[0], n, width)
@@ -73,14 +73,14 @@ def _chase_twin(band: Tensor, n: int) -> None:
 
 
 def _start(flat: Tensor, first: Tensor, _v: Tensor, _tau: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The reflector of the column before row `first`, applied to it."""
+    """The reflector of the column before row `first`, applied to that column."""
     at = ((first - 1) * 2 * width + 1).unsqueeze(-1) + torch.arange(width)
     v, tau, flat[:, at] = _first(flat[:, at])
     return v, tau
 
 
 def _pass_on(flat: Tensor, first: Tensor, v: Tensor, tau: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The last reflector from the right on the block below it; then that block's own, from the left."""
+    """Apply the last reflector from the right to the block below it, then that block's own reflector from the left."""
     i = torch.arange(width)
     at = ((first - width) * 2 * width + width).view(-1, 1, 1) + i.view(-1, 1) + i * (2 * width - 1)
     block = flat[:, at]
@@ -104,7 +104,7 @@ def _first(column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _two_sided(flat: Tensor, first: Tensor, v: Tensor, tau: Tensor, width: int) -> None:
-    """H D H on the diagonal blocks that start at rows `first`, of which the lower half is stored."""
+    """Replace the diagonal blocks D that start at rows `first` by H D H; only their lower halves are stored."""
     low, right = torch.tril_indices(width, width)
     at = (first * 2 * width).unsqueeze(-1) + low + right * (2 * width - 1)
     block = v.new_zeros(*v.shape, width)

@@ -1,8 +1,8 @@
 """Triton kernels of the two-stage eigensolver. Imported only by the functions that launch them.
 
-Every kernel has a twin in plain torch beside its launcher; tests hold the two together under Triton's
-interpreter. Blocks are float64 and live in registers; sums replace tl.dot, which has no float64 path in
-every Triton. Sums of squares below TINY count as zero: the matrices are scaled to entries of at most 1.
+Every kernel has a twin in plain torch next to its launcher, and tests compare the two under Triton's interpreter.
+Blocks are float64 and stay in registers; sums replace tl.dot, which not every Triton has for float64. Sums of squares
+below TINY count as zero: the matrices are scaled to entries of at most 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _reflector(alpha, square):
 
 @triton.jit
 def _total(x):
-    """The sum of all of a block of rows."""
+    """The sum of all numbers of a block of rows."""
     return tl.sum(tl.sum(x, 1), 0)
 
 
@@ -45,9 +45,9 @@ def tile_qr(
 ):
     """Householder QR of one tile of ROWS rows: q (batch, tiles, cols, ROWS), r (batch, cols, tiles * cols).
 
-    All is stored by columns. Rows stand in two dimensions, (LANES, ROWS / LANES): a warp holds whole columns.
-    Warps meet once a step, where the next column goes round through q; it then keeps the reflectors, tau in
-    the place of the 1, from which the second loop makes Q of the identity, each warp for itself.
+    All is stored by columns. Rows have two dimensions, (LANES, ROWS / LANES), so that a warp holds whole columns. Warps
+    meet once a step, when they share the next column through q. Then q keeps the reflectors, with tau in place of the
+    1, from which the second loop makes Q out of the identity, each warp separately.
     """
     LANES: tl.constexpr = 32 if ROWS > 32 else ROWS
     tile = tl.program_id(0)
@@ -99,8 +99,8 @@ def rebuild(
     r_col,
     SIZE: tl.constexpr,
 ):
-    """V over Q, -S R over R, and X = S (Q1 + S)^-T: the inverse by Gauss-Jordan; each sign of S is that of its pivot
-    as it is reached.
+    """Overwrite Q by V and R by -S R, and compute X = S (Q1 + S)^-T. The inverse is by Gauss-Jordan; each sign of S is
+    that of its pivot when it is reached.
     """
     matrix = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, SIZE)
@@ -130,13 +130,13 @@ def rebuild(
 
 @triton.jit
 def _turned(v, B: tl.constexpr):
-    """A block of rows as a vector over columns."""
+    """A vector over rows, (LANES, B / LANES), as a vector over columns, (B,)."""
     return tl.reshape(tl.trans(v), [B])
 
 
 @triton.jit
 def _two_sided(at, d, v, tau, i, B: tl.constexpr):
-    """The diagonal block d, read from `at` and lower half stored, becomes H D H with H = I - tau v v^T."""
+    """Replace the diagonal block d, whose lower half is stored at `at`, by H D H with H = I - tau v v^T."""
     i3 = i[:, None, :]
     j3 = tl.arange(0, B)[None, :, None]
     v3 = v[:, None, :]
@@ -150,7 +150,7 @@ def _two_sided(at, d, v, tau, i, B: tl.constexpr):
 
 @triton.jit
 def _first(column, i):
-    """Reflector of a column: (v, tau, the column reflected)."""
+    """The reflector of a column: (v, tau, the column reflected)."""
     alpha = _total(tl.where(i == 0, column, 0.0))
     square = _total(tl.where(i > 0, column * column, 0.0))
     tau, scale, beta = _reflector(alpha, square)
@@ -171,9 +171,9 @@ def chase(
 ):
     """Band -> tridiagonal: each ticket is one sweep of one matrix, chased from its column to the end.
 
-    Step k of a sweep waits until the sweep before it has finished step k + 1. Tickets are drawn in order, so
-    whatever a program waits for has been started: no deadlock, however few programs are resident. Rows stand in
-    two dimensions, (LANES, B / LANES), so that a warp holds whole columns of a block: sums over rows stay inside it.
+    Step k of a sweep waits until the sweep before it has finished step k + 1. Tickets are drawn in order, so whatever a
+    program waits for has been started: there is no deadlock, however few programs are resident. Rows have two
+    dimensions, (LANES, B / LANES), so that a warp holds whole columns of a block, and sums over rows stay inside it.
     """
     LD: tl.constexpr = 2 * B
     LANES: tl.constexpr = 32 if B > 32 else B
@@ -201,8 +201,8 @@ def chase(
                 seen = tl.atomic_add(flag, 0, sem="acquire")
             left = base + (s + 1 + (k - 1) * B) * LD + B
             at = left + i3 + j3 * (LD - 1)
-            b = tl.load(at, cache_modifier=".cg")  # all at once, before the sums: the way here is long, and the
-            column = tl.load(left + i, cache_modifier=".cg")  # sum over columns parts reading from writing
+            b = tl.load(at, cache_modifier=".cg")  # loaded together, before the sums: memory is slow, and
+            column = tl.load(left + i, cache_modifier=".cg")  # the sum over columns separates reads from writes
             below = base + (s + 1 + k * B) * LD + i3 + j3 * (LD - 1)
             d = tl.load(below, mask=i3 >= j3, other=0.0, cache_modifier=".cg")
             vj3 = _turned(v, B)[None, :, None]
@@ -237,7 +237,7 @@ def bisect(
 ):
     """One lane per eigenvalue: halve its interval by the sign changes among the leading minors of T - x.
 
-    The minors come by their three-term recurrence, without a division; every 8 steps they are brought near 1.
+    The minors are computed by their three-term recurrence, without a division, and scaled to near 1 every 8 steps.
     """
     matrix = tl.program_id(1).to(tl.int64)
     lane = tl.program_id(0) * LANES + tl.arange(0, LANES)

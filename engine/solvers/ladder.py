@@ -1,4 +1,4 @@
-"""choose() names the routines for a matrix in order; solve() climbs them until a result is proven."""
+"""The ladder: choose() lists the solvers for a device in order; solve() tries them until a result is proven."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from . import gram, svd
 COMPUTE_DTYPE = "float64"
 NOT_FINITE = "the weights hold NaN or infinite values"
 MAX_RELATIVE_ERROR = 1e-4
-"""Of the smallest value, up to which Gram is accepted on a CPU."""
+"""The relative error of the smallest value up to which Gram is accepted on a CPU."""
 _GRAM_ERROR = 1e-15
-"""What Gram's eigenvalues are off by on weights, over sigma_1^2. A value that is 2.2e-6 sigma_1 is then off by 1e-4 of
-itself. Accepted so, the values of 600 trained-like and Gaussian square matrices up to 1024 were within 3e-12 sigma_1
-of LAPACK's, the smallest within 5e-7 of itself, the smallest of 120 built to be hard within 9e-4. The bound that is
-stated with a result holds for any matrix: at most 1e-8 sigma_1 at 1024."""
+"""The error of Gram's eigenvalues on weights, relative to sigma_1^2: a value of 2.2e-6 sigma_1 then has a relative
+error of 1e-4. With this limit the values of 600 trained-like and Gaussian square matrices up to 1024 were within 3e-12
+sigma_1 of LAPACK's. The relative error of the smallest was within 5e-7, and for 120 matrices that were built to be hard
+within 9e-4. The bound that is stated with a result holds for any matrix: at most 1e-8 sigma_1 at 1024."""
 _FROBENIUS_TOLERANCE = 1e-10
 
 
@@ -38,8 +38,8 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A routine on a device. `reach` is the largest condition number that is accepted of it, `accuracy` gives
-    (error bound, noise floor) of its values for a shape.
+    """A solver on a device. `reach` is the largest condition number up to which its result is accepted; `accuracy`
+    returns (error bound, noise floor) of its values for a shape.
     """
 
     name: str
@@ -51,12 +51,11 @@ class Rung:
 
 
 def choose(device: str) -> list[Rung]:
-    """The routines to try on a device, first to last.
+    """The solvers to try on a device, in order.
 
-    Gram and eigvalsh come first: 5 to 6 times faster than svdvals in float64 on an H100, 1.7 to 3
-    times on a CPU core at every shape from 192 x 576 to 4096 x 1024 (tests/benchmarks/solvers.py). On a
-    CPU a matrix whose condition number is above 4.5e5 then goes to LAPACK, whose small values are right too: see
-    MAX_RELATIVE_ERROR.
+    Gram and eigvalsh come first: in float64 they are 5 to 6 times faster than svdvals on an H100, and 1.7 to 3 times on
+    a CPU core at every shape from 192 x 576 to 4096 x 1024 (tests/benchmarks/solvers.py). On a CPU a matrix with a
+    condition number above 4.5e5 then goes to LAPACK, which also gets the small values right: see MAX_RELATIVE_ERROR.
     """
 
     def by_gram(reach: float) -> Rung:
@@ -68,17 +67,17 @@ def choose(device: str) -> list[Rung]:
 
 
 def by_svd(device: str) -> Rung:
-    """The SVD on a device, whatever the condition number."""
+    """The SVD on a device, which is accepted at any condition number."""
     return Rung(svd.NAME, svd.VERSION, device, svd.singular_values, math.inf, svd.accuracy)
 
 
 def solve(matrix: Weights, rungs: list[Rung]) -> Solution:
     """Singular values of a 2-D float matrix, computed in float64.
 
-    Every result is checked: finite, and sum sigma^2 equal to the Frobenius norm summed apart.
+    Every result is checked: it is finite, and sum sigma^2 equals the separately computed Frobenius norm squared.
 
     Raises:
-        WeightsError: NaN or infinite weights, or no routine gave a proven result.
+        WeightsError: the weights hold NaN or infinite values, or no solver gave a proven result.
     """
     start = time.perf_counter()
     placed, scale, norm = _place(matrix, rungs[0].device)
@@ -100,10 +99,10 @@ def solve(matrix: Weights, rungs: list[Rung]) -> Solution:
 
 
 def moved(matrix: Weights, device: str) -> Weights:
-    """The matrix on a device, in a type that it computes with: of float8 torch finds no extremes, bfloat16 holds all.
+    """The matrix on a device; float8 becomes bfloat16, which holds all its values: torch has no max for float8.
 
     Raises:
-        RuntimeError: there is no room, or the device does not answer.
+        RuntimeError: the device has no room or does not answer.
     """
     if device == "cpu":
         return host_array(matrix)
@@ -114,9 +113,9 @@ def moved(matrix: Weights, device: str) -> Weights:
 
 
 def _place(matrix: Weights, device: str) -> tuple[Weights, float, float]:
-    """The matrix on the device, or on the CPU if there is no room; its scale and norm (see _scale_and_norm).
+    """The matrix on the device, or on the CPU if there is no room; with its scale and norm (see _scale_and_norm).
 
-    On an H100 the norm of a 14336 x 4096 matrix costs 2 ms, on 8 cores beside it 200.
+    The norm of a 14336 x 4096 matrix takes 2 ms on an H100, 200 on 8 cores of its host.
     """
     try:
         placed = moved(matrix, device)
@@ -127,7 +126,7 @@ def _place(matrix: Weights, device: str) -> tuple[Weights, float, float]:
 
 
 def fault_of(sigma: Values, norm: float, floor: float, reach: float) -> str:
-    """Why a result with that noise floor is not accepted, "" where it is; see Rung.reach."""
+    """Why a result with this noise floor is not accepted, "" if it is; see Rung.reach."""
     total = float(sigma @ sigma)
     if not math.isfinite(total) or abs(total - norm * norm) > _FROBENIUS_TOLERANCE * norm * norm:
         return "sum sigma^2 is not the Frobenius norm squared"
@@ -137,7 +136,7 @@ def fault_of(sigma: Values, norm: float, floor: float, reach: float) -> str:
 
 
 class SolvedBy(NamedTuple):
-    """What found singular values: the solver, its version, and the device."""
+    """How singular values were found: the solver, its version, and the device."""
 
     solver: str
     version: int
@@ -166,7 +165,7 @@ def solution(
 
 
 def _scale_and_norm(matrix: Weights) -> tuple[float, float]:
-    """A power of two that brings the largest entry into [0.5, 1), and the Frobenius norm so scaled."""
+    """A power of two that brings the largest absolute entry into [0.5, 1), and the Frobenius norm scaled by it."""
     top = max(-float(matrix.min()), float(matrix.max()))
     if not math.isfinite(top):
         raise WeightsError(NOT_FINITE)
@@ -175,7 +174,7 @@ def _scale_and_norm(matrix: Weights) -> tuple[float, float]:
 
 
 def _squares(matrix: Weights, scale: float) -> float:
-    """Sum of squares of `matrix * scale`, in float64."""
+    """The sum of squares of `matrix * scale`, in float64."""
     if not isinstance(matrix, np.ndarray):
         return sum(float((slab.double() * scale).square().sum()) for slab in gram.slabs(matrix))
     total = 0.0

@@ -1,4 +1,4 @@
-"""The leading singular triplets of a matrix: values with both their vectors, which the other solvers never form."""
+"""The leading singular triplets of a matrix: values with both vectors, which the other solvers do not compute."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ Array: TypeAlias = "NDArray[np.float64] | torch.Tensor"
 GRAM, KRYLOV = "gram-eigh", "block-krylov"
 VERSION = 1
 TOLERANCE = 1e-8
-"""Of sigma_1: what |A v - sigma u| and |A^T u - sigma v| of every triplet are at most."""
+"""The most that |A v - sigma u| and |A^T u - sigma v| of a triplet may be, relative to sigma_1."""
 GRAM_SIDE = 2048
-"""Up to this smaller side all eigenvectors of the Gram matrix are taken."""
+"""Up to this smaller side all eigenvectors of the Gram matrix are computed."""
 _BLOCK, _STEPS, _ROUNDS = 16, 32, 8
 _ROUNDING = 1e-13
-"""Of sigma_1^2, of a product with A A^T. Values below 1e-5 sigma_1 are known no better before `_refined`."""
+"""The rounding error of a product with A A^T, relative to sigma_1^2: values below 1e-5 sigma_1 are not known better
+before `_refined`."""
 _KEPT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Triplets:
-    """The k largest singular values, descending, with `left` of shape (m, k) and `right` of shape (n, k): float64, each
-    left vector with its largest entry positive. `row_norms` (m,) and `column_norms` (n,) are those of the matrix.
+    """The k largest singular values, descending, with vectors `left`, shape (m, k), and `right`, (n, k); float64. The
+    largest entry of each left vector is positive. `row_norms` (m,) and `column_norms` (n,) are those of the matrix.
 
-    `residual` is the largest |A v - sigma u|, which no value is further from a true one than.
+    `residual` is the largest |A v - sigma u|: no value is further than that from a true one.
     """
 
     values: Values
@@ -55,10 +56,10 @@ class Triplets:
 def leading_triplets(matrix: Weights, count: int, device: str = "cpu") -> Triplets:
     """The `count` largest singular values of a matrix with their vectors, at most min(m, n) of them.
 
-    Computed on the device, or on the CPU where that has no room or does not answer.
+    Computed on the device, or on the CPU if the device has no room or does not answer.
 
     Raises:
-        WeightsError: NaN or infinite weights, or they were not found to TOLERANCE.
+        WeightsError: the weights hold NaN or infinite values, or TOLERANCE was not reached.
     """
     try:
         return _found(_Operator(moved(matrix, device)), count, device)
@@ -69,9 +70,9 @@ def leading_triplets(matrix: Weights, count: int, device: str = "cpu") -> Triple
 
 
 class _Operator:
-    """A matrix over its scale, with the smaller side first: A of shape (small, large), in slabs of the larger side.
+    """A scaled matrix with the smaller side first: A of shape (small, large), in slabs of the larger side.
 
-    Kept in float64 as far as that takes at most 1 GiB, else made again for every product.
+    It is kept in float64 if that takes at most 1 GiB, else converted again for every product.
     """
 
     def __init__(self, matrix: Weights) -> None:
@@ -91,7 +92,7 @@ class _Operator:
         self._kept = list(self._made()) if is_kept else None
 
     def slabs(self) -> Iterator[Array]:
-        """A in columns, float64."""
+        """A in slabs of columns, float64."""
         return iter(self._kept) if self._kept is not None else self._made()
 
     def _made(self) -> Iterator[Array]:
@@ -116,11 +117,11 @@ class _Operator:
         return found
 
     def zeros(self, rows: int, columns: int) -> Array:
-        """Zeros where the matrix lies."""
+        """Zeros on the device of the matrix."""
         return self.array(np.zeros((rows, columns)))
 
     def array(self, numbers: Values) -> Array:
-        """Numbers where the matrix lies."""
+        """Numbers on the device of the matrix."""
         if isinstance(self._matrix, np.ndarray):
             return numbers
         import torch
@@ -128,7 +129,7 @@ class _Operator:
         return torch.as_tensor(numbers, device=self._matrix.device)
 
     def norms(self) -> tuple[Values, Values]:
-        """Of the rows and of the columns of A."""
+        """The norms of the rows and of the columns of A."""
         small, large = np.zeros(self.small), []
         for slab in self.slabs():
             squares = slab * slab
@@ -164,10 +165,11 @@ def _gram_basis(operator: _Operator, count: int) -> Array:
 
 
 def _krylov_basis(operator: _Operator, count: int) -> Array:
-    """The same, out of the span of X, (A A^T) X, (A A^T)^2 X ... of a random block X, each block made orthogonal to all
-    before it, twice. Neighbouring values differ by .5 %, which iterating on a block alone does not tell apart.
+    """The leading eigenvectors of A A^T, found in the span of X, (A A^T) X, (A A^T)^2 X ... for a random block X. Each
+    block is made orthogonal to all before it, twice. Neighbouring values differ by .5 %: iterating on one block would
+    not separate them.
 
-    A span of _STEPS blocks that does not hold them begins again with the best of what it holds.
+    If a span of _STEPS blocks is not enough, a new one begins with the best vectors so far.
     """
     xp = operator.xp
     start = np.random.default_rng(0).standard_normal((operator.small, _BLOCK))
@@ -196,17 +198,17 @@ def _last(columns: Array, count: int) -> Array:
 
 
 def _is_converged(squares: Values, errors: Values) -> bool:
-    """Whether |A A^T u - sigma^2 u| of all, over sigma, is within TOLERANCE of sigma_1, with a margin; or as small as
-    its rounding lets it become."""
+    """Return whether |A A^T u - sigma^2 u| / sigma of all is below half of TOLERANCE sigma_1, or as small as rounding
+    allows."""
     sigma = np.sqrt(np.maximum(squares, 0.0))
     top = float(sigma[-1])
     return bool((errors <= np.maximum(0.5 * TOLERANCE * top * sigma, _ROUNDING * top * top)).all())
 
 
 def _refined(operator: _Operator, basis: Array) -> tuple[Values, Values, Values, float]:
-    """Left vectors, values, right vectors of A in the span of orthonormal columns, and the largest |A v - sigma u|.
+    """Left vectors, values and right vectors of A in the span of orthonormal columns, and the largest |A v - sigma u|.
 
-    The SVD of A^T Q = V S R^T, u = Q R: so right vectors are orthonormal, too, where values are tiny.
+    By the SVD A^T Q = V S R^T and u = Q R: right vectors are orthonormal even if values are tiny.
     """
     right, values, mixing = operator.xp.linalg.svd(operator.transposed_times(basis), full_matrices=False)
     left = basis @ mixing.T

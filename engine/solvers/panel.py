@@ -1,10 +1,10 @@
 """A tall panel as block reflector and triangle: panel = (I - V X V^T)[:, :w] R, V (m, w), X and R (w, w).
 
-Q comes from Householder QR over a tree of row tiles (TSQR): orthonormal whatever the rank of the panel, zero
-columns included, with nothing to decide at run time. The reflector is rebuilt from Q (Ballard et al.,
-"Reconstructing Householder vectors from tall-skinny QR"): V = Q + [S; 0], X = S (Q1 + S)^-T, with the signs
-S taken inside the elimination, as each pivot is reached. The kernels are compiled for one width, `block`, and
-take narrower panels too.
+Q comes from Householder QR over a tree of row tiles (TSQR). It is orthonormal whatever the rank of the panel, even with
+zero columns, and nothing has to be decided at run time. The reflector is rebuilt from Q (Ballard et al.,
+"Reconstructing Householder vectors from tall-skinny QR"): V = Q + [S; 0], X = S (Q1 + S)^-T, with the signs S chosen
+during the elimination, when each pivot is reached. The kernels are compiled for one width, `block`, and also take
+narrower panels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TINY = 1e-280
 
 
 class Reflector(NamedTuple):
-    """H = I - v x v^T and the triangle that H^T leaves on top of the panel."""
+    """H = I - v x v^T, and the triangle r that H^T leaves at the top of the panel."""
 
     v: Tensor
     x: Tensor
@@ -28,16 +28,16 @@ class Reflector(NamedTuple):
 
 
 def reflect(panel: Tensor, kernels: bool, block: int, tile: int = TILE) -> Reflector:
-    """Block reflector of a panel (batch, m, w), m >= w, w <= block."""
+    """The block reflector of a panel (batch, m, w), m >= w, w <= block."""
     v, r = tall_qr(panel, kernels, block, tile)
     x = (_rebuild_kernel if kernels else _rebuild_twin)(v, r, block)
     return Reflector(v, x, r)
 
 
 def tall_qr(panel: Tensor, kernels: bool, block: int, tile: int = TILE, stacked: bool = False) -> tuple[Tensor, Tensor]:
-    """Q (batch, m, w) with orthonormal columns, R (batch, w, w), over a tree of tiles of so many rows.
+    """Q (batch, m, w) with orthonormal columns and R (batch, w, w), over a tree of tiles of `tile` rows.
 
-    Of triangles, `stacked`, a tile takes twice as many where that spares a level, as each waits for the one before.
+    A tile of `stacked` triangles has twice as many rows if that saves a level, as each level waits for the one before.
     """
     batch, rows, width = panel.shape
     least = 2 * _power_of_two(block)  # each level at least halves the rows
@@ -68,7 +68,7 @@ def _tiles_kernel(panel: Tensor, tile: int, block: int) -> tuple[Tensor, Tensor]
 
 
 def _tiles_twin(panel: Tensor, tile: int, _block: int) -> tuple[Tensor, Tensor]:
-    """Householder QR of all tiles at once, step by step as the kernel does it."""
+    """Householder QR of all tiles at once, with the steps of the kernel."""
     batch, rows, width = panel.shape
     tiles = -(-rows // tile)
     a = panel.new_zeros(batch, tiles * tile, width)
@@ -121,7 +121,7 @@ def _rebuild_kernel(q: Tensor, r: Tensor, block: int) -> Tensor:
 
 
 def _rebuild_twin(q: Tensor, r: Tensor, _block: int) -> Tensor:
-    """X, with Q becoming V and R becoming -S R: Gauss-Jordan of Q1 + S, the signs chosen as the pivots are reached."""
+    """X by Gauss-Jordan of Q1 + S, with signs chosen when the pivots are reached. Q becomes V, and R becomes -S R."""
     width = q.shape[2]
     a = q[:, :width].clone()
     signs = q.new_empty(q.shape[0], width)

@@ -5,26 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LANES = 64  # eigenvalues a warp of the kernel seeks at once, two a thread
-_HALVINGS = 55  # an interval of 3 |T| ends 1e-16 |T| wide, its middle half that from the value
-_LEAST = 2.0**-56  # of |T|: what a subdiagonal entry is raised to, so that no two minors in a row vanish
+LANES = 64  # eigenvalues that a warp of the kernel seeks at once, two for each thread
+_HALVINGS = 55  # an interval of 3 |T| ends 1e-16 |T| wide, with the value within half of that from its middle
+_LEAST = 2.0**-56  # subdiagonal entries are raised to this times |T|, so that no two minors in a row vanish
 _SAFE = torch.finfo(torch.float64).tiny
 _EPS = torch.finfo(torch.float64).eps
-_UNROLLED = 8  # steps until the minors are brought near 1: at worst they shrink by 1e-35 in one, or grow by 1e9
+_UNROLLED = 8  # steps between scalings of the minors: in one step they shrink by 1e-35 or grow by 1e9 at worst
 
 
 def tridiagonal_eigenvalues(tridiagonal: Tensor, kernels: bool) -> Tensor:
-    """Ascending eigenvalues (batch, n) of (batch, 2, n): diagonal, subdiagonal (its last entry unused).
+    """Ascending eigenvalues (batch, n) of matrices (batch, 2, n): diagonal, subdiagonal (its last entry is unused).
 
-    Each is right to about eps |T|. The entries must be of a size near 1: they are squared. The lanes of a matrix
-    take the same midpoints until they part, so the values ascend whatever the counts.
+    Each is right to about eps |T|. The entries must be near 1 in size, as they are squared. The lanes of a matrix use
+    the same midpoints until they part, so the values ascend whatever the counts are.
     """
     diagonal, square, bounds = _prepared(tridiagonal)
     return (_bisect_kernel if kernels else _bisect_twin)(diagonal, square, bounds)
 
 
 def _prepared(tridiagonal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Diagonal, squares of the entries above it, and per matrix Gershgorin's ends."""
+    """The diagonals, the squares of the entries above them, and the ends of Gershgorin's interval for each matrix."""
     diagonal = tridiagonal[:, 0]
     beside = torch.zeros_like(diagonal)
     beside[:, 1:] = tridiagonal[:, 1, :-1].abs()
@@ -44,7 +44,7 @@ def _bisect_kernel(diagonal: Tensor, square: Tensor, bounds: Tensor) -> Tensor:
     padded = -(-n // _UNROLLED) * _UNROLLED
     pairs = diagonal.new_zeros(batch, padded, 2)
     pairs[:, :n, 0] = diagonal
-    pairs[:, n:, 0] = 2 * bounds[:, 1:].abs() + 1  # uncoupled and above all x: never a change of sign
+    pairs[:, n:, 0] = 2 * bounds[:, 1:].abs() + 1  # uncoupled and above all x, so that the sign never changes
     pairs[:, :n, 1] = square
     out = torch.empty_like(diagonal)
     kernels.bisect[(-(-n // LANES), batch)](pairs, bounds, out, n, padded, _HALVINGS, LANES=LANES, num_warps=1)

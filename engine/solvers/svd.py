@@ -1,4 +1,4 @@
-"""Singular values straight from LAPACK's or cuSOLVER's SVD: slower, right to eps sigma_1."""
+"""Singular values by the SVD of LAPACK or cuSOLVER: slower, right to eps sigma_1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def singular_values(matrix: Weights, scale: float) -> Weights:
     """Singular values of `matrix * scale`, float64, descending, shape (min(m, n),), on its device.
 
     Raises:
-        numpy.linalg.LinAlgError, torch.linalg.LinAlgError: not converged.
+        numpy.linalg.LinAlgError, torch.linalg.LinAlgError: it does not converge.
     """
     if isinstance(matrix, np.ndarray):
         return np.linalg.svd(matrix.astype(np.float64) * scale, compute_uv=False)
@@ -28,5 +28,5 @@ def singular_values(matrix: Weights, scale: float) -> Weights:
 
 
 def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
-    """(error bound, noise floor) of the values above, of a matrix of this shape, in their units."""
+    """(error bound, noise floor) of these singular values of a matrix of this shape, in their units."""
     return bounds.of(NAME, shape, sigma)

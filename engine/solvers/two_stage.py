@@ -1,7 +1,7 @@
 """Eigenvalues of a batch of symmetric matrices in float64: dense -> band -> tridiagonal -> bisection.
 
-The library's one-stage reduction reads the whole matrix for every column; here all but O(n^2 width) of the
-work are matrix products.
+The library's one-stage reduction reads the whole matrix for every column; here all work but O(n^2 width) is in matrix
+products.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .sturm import tridiagonal_eigenvalues
 
 NAME = bounds.TWO_STAGE
 VERSION = 3
-_CHANGE = 1e-12  # of trace and Frobenius norm, relative
-_ZERO = 1e-290  # and of those of a zero matrix, whose largest entry else lies in [0.5, 1)
+_CHANGE = 1e-12  # how far trace and Frobenius norm may change, relative
+_ZERO = 1e-290  # and absolute, for a zero matrix; the largest entry of any other lies in [0.5, 1)
 
 
 def available(device: torch.device | str) -> bool:
-    """Whether the kernels can run there: an NVIDIA GPU with acquire and release, and Triton installed."""
+    """Return whether the kernels can run on a device: an NVIDIA GPU with acquire and release, and Triton installed."""
     device = torch.device(device)
     return (
         device.type == "cuda"
@@ -37,25 +37,25 @@ def available(device: torch.device | str) -> bool:
 
 
 WIDTH = 32
-"""Of the intermediate band: with 64 the band is had sooner by a sixth, but what follows takes twice as long."""
+"""The width of the intermediate band. With 64 the band takes a sixth less time, but what follows twice as long."""
 
 
 def room(n: int) -> int:
-    """Bytes that a matrix of size n takes on the device, being overwritten, and what is needed beside it."""
+    """How many bytes a matrix of size n, which is overwritten, and the working memory for it take on the device."""
     return 8 * n * (n + (4 * GROUP + 8) * WIDTH)
 
 
 def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
-    """(error bound, noise floor) of square roots of the eigenvalues of a matrix of this shape, in their units."""
+    """(error bound, noise floor) of these singular values of a matrix of this shape, in their units."""
     return bounds.of(NAME, shape, sigma)
 
 
 def eigenvalues(gram: Tensor, width: int = WIDTH, kernels: bool | None = None) -> tuple[Tensor, Tensor]:
-    """Ascending eigenvalues (batch, n) of symmetric float64 matrices (batch, n, n), and which of them passed.
+    """Ascending eigenvalues (batch, n) of symmetric float64 matrices (batch, n, n), and which of them passed: a boolean
+    tensor (batch,) on their device, true if trace and Frobenius norm are unchanged after all three stages.
 
-    `gram` is overwritten; beside it some 40 n width numbers per matrix are needed. A matrix has passed, in a
-    boolean tensor (batch,) on its device, where trace and Frobenius norm came through all three stages.
-    Nothing here waits for the device. `kernels`: Triton, or its twins in torch; by default Triton on CUDA.
+    `gram` is overwritten; some 40 n width numbers per matrix are needed in addition. Nothing here waits for the device.
+    `kernels`: use Triton's kernels or their twins in torch; by default Triton on CUDA.
     """
     n = gram.shape[-1]
     kernels = gram.is_cuda if kernels is None else kernels
@@ -73,6 +73,6 @@ def eigenvalues(gram: Tensor, width: int = WIDTH, kernels: bool | None = None) -
 
 
 def scale_of(top: Tensor) -> Tensor:
-    """The powers of two that bring float64 numbers to [0.5, 1), or as near as a normal number does; of 0, 1."""
+    """The powers of two that bring float64 numbers to [0.5, 1), or as near as a normal number can; 1 for 0."""
     exponent = torch.frexp(top).exponent.to(torch.int64).clamp(-1023, 1022)
     return ((1023 - exponent) << 52).view(torch.float64)

@@ -1,4 +1,4 @@
-"""What a GPU needs before its first matrix: the kernels of the two-stage eigensolver, and the libraries of torch."""
+"""Making a GPU ready before its first matrix: load the kernels of the two-stage eigensolver and torch's libraries."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LARGE = 2048
 
 
 def load_kernels(device: str) -> None:
-    """Load the kernels for a GPU, once in a process, and wait until they are there.
+    """Load the kernels for a GPU, once in a process, and wait until they are loaded.
 
-    They come from Triton's cache, or are compiled, which takes seconds: several at once, each in a thread of its own,
-    as Triton compiles outside of the interpreter's lock. Nothing is done where they cannot run; what does not compile
-    is said when a batch is solved.
+    They come from Triton's cache or are compiled, which takes seconds. They are compiled at once, each in a thread, as
+    Triton compiles outside of the interpreter's lock. Nothing is done if they cannot run on the device; errors of the
+    compiler are reported when a batch is solved.
     """
     with _LOCK:
         _load_once(device)
@@ -48,18 +48,18 @@ def _run(part: Callable[[str], None], device: str) -> None:
 
 
 def load_libraries(device: str) -> None:
-    """Have the libraries for matrix products and eigenvalues begin there, and load what solves large matrices."""
+    """Start the libraries for matrix products and eigenvalues on a device, and load what solves large matrices."""
     with suppress(Exception):
         solve(torch.rand(_LARGE, _LARGE, device=device), choose(device))
 
 
 def _panel(rows: int, device: str) -> None:
-    """A panel of these rows, and what makes a reflector of it."""
+    """Run the kernels that make a reflector of a panel with this many rows."""
     reflect(torch.zeros(1, WIDTH, rows, dtype=torch.float64, device=device).mT, True, WIDTH)
 
 
 def _triangles(device: str) -> None:
-    """Stacked, as many as a tile takes."""
+    """Run the kernel for stacked triangles, as many as a tile takes."""
     panel = torch.zeros(1, WIDTH, 2 * TILE, dtype=torch.float64, device=device).mT
     tall_qr(panel, True, WIDTH, stacked=True)
 
@@ -80,4 +80,4 @@ PARTS: tuple[Callable[[str], None], ...] = (
     partial(_panel, WIDTH),
     _bisection,
 )
-"""What launches each kernel in each of its variants, the slowest to compile first."""
+"""Functions that launch each kernel in each of its variants, the slowest to compile first."""

@@ -14,7 +14,8 @@ from textual.pilot import Pilot
 from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.spectrum import Projection
 from rankscope.tui.data.grid import make_grid
-from rankscope.tui.data.pair import Lens, Pair
+from rankscope.tui.data.lens import Lens
+from rankscope.tui.data.pair import Pair
 from rankscope.tui.data.session import Session
 from rankscope.tui.data.view_records import Content
 from rankscope.tui.drawing.cells import Look

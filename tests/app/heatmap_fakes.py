@@ -17,9 +17,10 @@ from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Projection, Source
 from rankscope.tui.data.grid import Grid, Selection, make_grid
+from rankscope.tui.data.lens import Lens
 from rankscope.tui.data.measures import BY_NAME
 from rankscope.tui.data.number_columns import NumberColumns
-from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.session import Session, State
 from rankscope.tui.drawing.cells import Look
 from rankscope.tui.settings.palette import Depth, palette

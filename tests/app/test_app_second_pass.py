@@ -14,8 +14,8 @@ from app_models import LLAMA, llama_weights, save_model
 
 from rankscope.engine.compute import devices, second_pass
 from rankscope.engine.solvers import batch, svd
+from rankscope.tui.data.lens import Lens
 from rankscope.tui.data.measures import BY_NAME
-from rankscope.tui.data.pair import Lens
 
 KEYS = ["layers.0.attention.query", "layers.1.attention.query"]
 

@@ -14,9 +14,10 @@ from app_sheets import find, session_of
 from rankscope.engine.compute.events import Failed, Saved
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Projection, Values
+from rankscope.tui.data.lens import Lens
 from rankscope.tui.data.measures import BY_NAME, MEASURES, from_values
 from rankscope.tui.data.number_columns import NumberColumns
-from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.spread import half_range, known, middle_of
 
 KEY, QUERY, DOWN = "layers.0.attention.key", "layers.2.attention.query", "layers.3.mlp.down"

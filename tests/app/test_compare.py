@@ -13,8 +13,9 @@ from app_sheets import Sheets, find, lines, press, session_of, words, written
 from textual.pilot import Pilot
 
 from rankscope.tui.data.comparison import Comparison, difference, headings_of
+from rankscope.tui.data.lens import Lens
 from rankscope.tui.data.measures import BY_NAME, from_values
-from rankscope.tui.data.pair import Lens, Pair
+from rankscope.tui.data.pair import Pair
 from rankscope.tui.data.view_records import of_compare
 
 MARKS = ("layers.2.attention.key", "layers.3.attention.key", "layers.0.mlp.gate")

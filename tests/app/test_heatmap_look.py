@@ -18,8 +18,8 @@ from rankscope.tui.data.measures import MODELS_LIMITS, RATIO_LIMITS
 from rankscope.tui.data.pair import Side
 from rankscope.tui.data.session import State
 from rankscope.tui.drawing.cell import Count
+from rankscope.tui.drawing.shade_key import shade_key
 from rankscope.tui.settings.palette import LEVELS, Depth, luminance, palette
-from rankscope.tui.widgets.heatmap import shade_key
 
 KEY = Column("attention", "key")
 GATE = Column("expert", "gate")

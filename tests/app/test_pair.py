@@ -12,9 +12,10 @@ from safetensors.numpy import load_file
 from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.null import null_rank
 from rankscope.engine.spectrum import Projection
+from rankscope.tui.data.lens import Lens
 from rankscope.tui.data.measures import BY_NAME, from_values
 from rankscope.tui.data.model import open_model
-from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.session import Session
 
 THRESHOLD = 0.9

@@ -24,8 +24,9 @@ from rankscope.engine.errors import InputError
 from rankscope.engine.null import null_rank
 from rankscope.tui.charts.painter import paint
 from rankscope.tui.charts.picture import INKS, save_heatmap, save_picture, svg_of
+from rankscope.tui.data.lens import Lens
 from rankscope.tui.data.measures import BY_NAME
-from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.reference_lines import ReferenceLine
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -18,7 +18,8 @@ from rankscope.engine.compute.events import Failed, Saved, Started
 from rankscope.engine.derive.flip import flipped
 from rankscope.store.export import csv_text
 from rankscope.tui.data.grid import make_grid
-from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.data.lens import Lens
+from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.records import of_cells, of_curves, of_layers, of_rows
 from rankscope.tui.data.session import Session
 from rankscope.tui.data.table_rows import Field, TableRows, fields_of, find_field, has_twins, load, sort_order

@@ -220,7 +220,7 @@ def test_bad_use_is_one_line(tuned: Any, cli: Run, tmp_path: Path) -> None:
         (("delta", base, tmp_path / "x.safetensors"), "no matrix is in both base and x, in one shape"),
         (("delta", base, other, "--filter", "nothing"), "no matrix matches 'nothing'"),
         (("show", base, "--view", "delta"), "name the second with --against MODEL"),
-        (("show", base, "--against", other, "--side", "delta", "--unit", "k/kf"), "there is no k/kf of differences"),
+        (("show", base, "--against", other, "--side", "delta", "--unit", "k/kf"), "differences have no k/kf"),
         (("show", base, "--against", other, "--side", "delta", "--gauge", "fixed"), "leave out --gauge"),
     ):
         ran = cli(*words)

@@ -9,7 +9,7 @@ import pytest
 from hub_server import HubServer, serve
 from remote_models import END, Clock
 
-from rankscope.engine.checkpoint import ranges, remote
+from rankscope.engine.checkpoint import remote, retries
 from rankscope.engine.formats import torch_zip
 
 
@@ -60,6 +60,6 @@ def short_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Waiting for a server takes no time."""
     made = Clock()
-    monkeypatch.setattr(ranges, "clock", made)
-    monkeypatch.setattr(ranges, "pause", made.pause)
+    monkeypatch.setattr(retries, "clock", made)
+    monkeypatch.setattr(retries, "pause", made.pause)
     return made

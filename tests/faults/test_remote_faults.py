@@ -30,10 +30,10 @@ from remote_models import (
 )
 
 from rankscope.engine.catalogue.tree import build_tree
-from rankscope.engine.checkpoint import ranges
+from rankscope.engine.checkpoint import ranges, retries
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
-from rankscope.engine.checkpoint.ranges import Watch
+from rankscope.engine.checkpoint.retries import Watch
 from rankscope.engine.compute.events import Notice
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.formats import registry
@@ -258,11 +258,11 @@ def test_a_connection_that_always_drops_is_given_up(hub: HubServer, clock: Clock
     opened = open_checkpoint(NAME)
     hub.odd[SHARD_1] = [Odd(after=1)]
     assert f"cannot fetch {SHARD_1}: cannot reach the Hub" in failure(opened)
-    assert clock.waits == list(ranges.READING.waits[1:])
+    assert clock.waits == list(retries.READING.waits[1:])
 
 
 def test_progress_is_what_begins_the_count_anew(hub: HubServer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "_WORTH", 1000)
+    monkeypatch.setattr(retries, "_WORTH", 1000)
     hub.push(NAME, SHARDED)
     opened = open_checkpoint(NAME)
     hub.odd[SHARD_1] = [Odd(after=1000)]  # 17 connections for 16 kB, each of which brings something
@@ -352,7 +352,7 @@ def test_a_wait_ends_when_nobody_wants_the_tensor(hub: HubServer, monkeypatch: p
         withdrawn.set()
         assert cancelled.wait(0)
 
-    monkeypatch.setattr(ranges, "pause", pause)
+    monkeypatch.setattr(retries, "pause", pause)
     hub.odd[SHARD_1] = [refusing(429, Retry_After="200")]
     with pytest.raises(WeightsError, match="stopped"):
         opened.read(next(t for t in opened.tensors if t.name == QUERY), watch=Watch(cancelled=withdrawn))

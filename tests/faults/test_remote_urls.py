@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
-from rankscope.engine.checkpoint.ranges import said
+from rankscope.engine.checkpoint.retries import short_message
 from rankscope.engine.checkpoint.urls import stored_name
 from rankscope.engine.compute.devices import make_run
 from rankscope.engine.errors import WeightsError, printable, without_secrets
@@ -164,9 +164,9 @@ def test_names_in_the_store_are_short_and_hold_no_secrets(hub: HubServer) -> Non
     ],
 )
 def test_an_error_of_a_client_is_told_without_its_url(text: str) -> None:
-    assert "secret" not in said(OSError(text))
-    assert said(OSError(text))
-    assert said(TimeoutError()) == "TimeoutError"
+    assert "secret" not in short_message(OSError(text))
+    assert short_message(OSError(text))
+    assert short_message(TimeoutError()) == "TimeoutError"
 
 
 SECRET = "https://user:secret@host/a/b.safetensors?X-Signature=secret&x=1#secret"

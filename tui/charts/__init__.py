@@ -1,1 +1,1 @@
-"""A request -> curves and axes -> lines of a terminal, or paper."""
+"""Charts: a request becomes curves and axes, and these become lines of a terminal or a picture."""

@@ -1,4 +1,4 @@
-"""Components needed by layer, one line a role, a chart a threshold."""
+"""The chart of a number by layer: a line for each role, a chart for each threshold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.grid import Column, Grid, Row, Selection
-from ..data.pair import Lens, Pair, Side
+from ..data.lens import Lens
+from ..data.pair import Pair, Side
 from ..data.reference_lines import STANDS_FOR, ReferenceLine
 from ..data.spread import known, median_of, middle_of
 from ..data.wording import percent
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
     from .request import Request
 
 PANEL = 40
-"""Columns that a chart by layer needs beside others."""
+"""Columns of a chart by layer beside others."""
 MOST_PANELS = 3
 FACET = (18, 6)
-"""Columns and lines that a small multiple needs."""
+"""Columns and lines of a small multiple."""
 SCAN_HINT = "s scans the model"
 _ABOVE = 1.5
 """How far a reference line may widen the y axis."""
 
 
 def draw(pair: Pair, request: Request) -> tuple[Figure, None]:
-    """The number that is chosen against layer, one line a role; experts by their median, in a band from the least to
-    the largest. Reads files."""
+    """The chosen number against layer, a line for each role. Experts are drawn as their median, in a band from the
+    smallest to the largest. Reads files."""
     return _figure(pair, request), None
 
 
@@ -61,34 +62,34 @@ def _figure(pair: Pair, request: Request) -> Figure:
         wanted = [p for column in columns for p in request.grid.column(column)]
         return Figure(title, empty=hint(pair, request, wanted, SCAN_HINT) if columns else "no layers")
     what = f"{_lens(pair, request).title} min/median/max"
-    return Figure(title, tuple(charts), columns=across, notes=tuple(named), at=_at(request), values=what)
+    return Figure(title, tuple(charts), columns=across, notes=tuple(named), at=_selected_position(request), values=what)
 
 
 def _lens(pair: Pair, request: Request) -> Lens:
     return Lens(pair, request.threshold, request.measure, request.side)
 
 
-def _at(request: Request) -> tuple[float, str] | None:
-    """Where the selected layer stands, and its name."""
+def _selected_position(request: Request) -> tuple[float, str] | None:
+    """The place of the selected layer on the x axis, and its name."""
     row = selected_row(request)
-    return None if row is None else (_standing(request.grid)[request.grid.rows.index(row)], f"layer {row.label}")
+    return None if row is None else (_positions(request.grid)[request.grid.rows.index(row)], f"layer {row.label}")
 
 
 def selected_row(request: Request) -> Row | None:
-    """The layer that is selected, or that an expert which is selected belongs to."""
+    """The selected layer, or the one that the selected expert belongs to."""
     row = request.selection.row
     return next((r for r in request.grid.rows if row and (r.tower, r.layer) == (row.tower, row.layer)), None)
 
 
 def selected_column(selection: Selection) -> Column | None:
-    """The role that is selected."""
+    """The selected role."""
     single = selection.single
     return Column(single.block, single.role) if single is not None else selection.column
 
 
 def at_layer(pair: Pair, request: Request, row: Row) -> list[str]:
-    """`layer 3: query 224`, `key 115` ..., the selected role first: parts of a line, none where nothing is known. Reads
-    files."""
+    """`layer 3: query 224`, `key 115` ..., the selected role first, as parts of a line; none if no number is known.
+    Reads files."""
     lens = _lens(pair, request)
     columns = layer_columns(request.grid, request.selection)
     lens.load(p for column in columns for p in request.grid.cells.get((row, column), ()))
@@ -98,26 +99,26 @@ def at_layer(pair: Pair, request: Request, row: Row) -> list[str]:
         cell = request.grid.cells.get((row, column), ())
         found = [n for p in cell if (n := lens.number(p)) is not None]
         if found:
-            parts.append(f"{column.heading} {_short(lens, median_of(found))}{_sink(lens, cell)}")
+            parts.append(f"{column.heading} {_without_zero(lens, median_of(found))}{_sink_note(lens, cell)}")
     return [" ".join(parts[:2]), *parts[2:]] if len(parts) > 1 else []
 
 
-def _sink(lens: Lens, cell: Sequence[Projection]) -> str:
-    """Of a cell that is one projection, in brackets, how much of its output energy position 0 holds, and its ranks with
-    it and without; "" where that is little."""
+def _sink_note(lens: Lens, cell: Sequence[Projection]) -> str:
+    """For a cell with one projection: in brackets, the share of its output energy that position 0 holds, and its ranks
+    with and without it; "" if that share is small."""
     session, there = lens.session(cell[0])
     found = session.figures(there) if len(cell) == 1 and there is not None else None
     return f" ({found.sink_words})" if found is not None and found.sink_words else ""
 
 
-def _short(lens: Lens, number: float) -> str:
+def _without_zero(lens: Lens, number: float) -> str:
     """A number without the 0 before its point."""
     text = lens.written(number)
     return text[1:] if text.startswith("0.") else text
 
 
 def layer_columns(grid: Grid, selection: Selection) -> list[Column]:
-    """The roles to draw: all of them, up to what can be told apart, or those of the selected block."""
+    """The roles to draw: those of the selected block, or all, up to as many as can be told apart."""
     wanted = block_of(selection)
     block = [c for c in grid.columns if c.block == wanted]
     chosen = list(grid.columns) if len(grid.columns) <= MAX_SERIES or not block else block
@@ -125,41 +126,41 @@ def layer_columns(grid: Grid, selection: Selection) -> list[Column]:
 
 
 def block_of(selection: Selection) -> str | None:
-    """The block that is selected, or that what is selected belongs to."""
+    """The selected block, or the one that the selection belongs to."""
     if selection.single is not None:
         return selection.single.block
     return selection.block or (selection.column.block if selection.column else None)
 
 
 def ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> list[str]:
-    """Smallest, middle and largest of each role at the current threshold, the selected role first: parts of a line.
-    Reads files."""
+    """Smallest, middle and largest number of each role at the current threshold, the selected role first, as parts of a
+    line. Reads files."""
     selected = selected_column(request.selection)
     found = spreads(pair, request, sorted(columns, key=lambda c: c != selected))
     return [f"{_lens(pair, request).title} min/median/max", *(f"{c.heading} {text}" for c, text in found.items())]
 
 
 def spreads(pair: Pair, request: Request, columns: Sequence[Column]) -> dict[Column, str]:
-    """`68/206/246`, the smallest, middle and largest number of each role that has any. Reads files."""
+    """`68/206/246`: the smallest, middle and largest number of each role that has any. Reads files."""
     lens = _lens(pair, request)
     _load(lens, request.grid, columns)
     texts = {}
     for column in columns:
         found = known(lens.numbers(pair.group(request.grid.column(column))))
         if (middle := middle_of(found)) is not None:
-            texts[column] = "/".join(_short(lens, n) for n in (float(found[0]), middle, float(found[-1])))
+            texts[column] = "/".join(_without_zero(lens, n) for n in (float(found[0]), middle, float(found[-1])))
     return texts
 
 
 def _load(lens: Lens, grid: Grid, columns: Sequence[Column]) -> None:
-    """What the numbers of these roles need: mostly nothing, and then 45,000 projections are not asked one by one."""
+    """Load what the numbers of these roles need. Mostly nothing is needed, which saves a look at 45,000 projections."""
     if lens.unread():
         lens.load(p for column in columns for p in grid.column(column))
 
 
 def _panels(request: Request) -> tuple[list[float], int]:
-    """As many thresholds as there is room for, and how many beside each other: the current one, then the nearest of
-    the user's, the notebook's where they are among those. As small multiples they may be small and in rows."""
+    """The thresholds that there is room for, and how many charts lie side by side: the current threshold, then the
+    nearest of the user's, those of the notebook first. Small multiples may be small and in rows."""
     if not request.measure.depends_on_threshold:
         return [request.threshold], 1
     near = [t for t in DEFAULT_THRESHOLDS if t in request.thresholds] or list(request.thresholds)
@@ -178,7 +179,7 @@ def _role(lens: Lens, grid: Grid, column: Column, number: int) -> Series:
     numbers = lens.numbers(lens.pair.group(grid.column(column)))
     ends = np.cumsum([len(grid.cells.get((row, column), ())) for row in grid.rows])
     points = []
-    for at, cell in zip(_standing(grid), np.split(numbers, ends[:-1]), strict=True):
+    for at, cell in zip(_positions(grid), np.split(numbers, ends[:-1]), strict=True):
         found = known(cell)
         if (middle := middle_of(found)) is not None:
             points.append((at, found[0], middle, found[-1]))
@@ -188,14 +189,15 @@ def _role(lens: Lens, grid: Grid, column: Column, number: int) -> Series:
     return Series(column.heading, x, y, number, stroke, band=band)
 
 
-def _standing(grid: Grid) -> list[float]:
-    """Where each layer stands: at its number, or one after the other where there are towers, which count anew."""
+def _positions(grid: Grid) -> list[float]:
+    """The x of each layer: its number, or its index if several towers count from 0."""
     has_towers = any(row.tower for row in grid.rows)
     return [float(index if has_towers else row.layer) for index, row in enumerate(grid.rows)]
 
 
-def _places(grid: Grid) -> tuple[str, ...]:
-    """What stands at each place of the axis, where layers stand one after the other; of the only tower the numbers."""
+def _position_names(grid: Grid) -> tuple[str, ...]:
+    """The layer's name at each index on the axis; none if the axis has layer numbers. With one tower names are
+    numbers."""
     towers = {row.tower for row in grid.rows}
     if not any(towers):
         return ()
@@ -210,11 +212,12 @@ def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...],
         y = Axis(f"components for {percent(lens.threshold)} % of the energy")
     else:
         y = Axis(title, span=_around_one(series) if lens.measure.diverges else None)
-    return Chart(f"{lens.title} by {grid.rows_are}", Axis(grid.rows_are, places=_places(grid)), y, series, levels)
+    x = Axis(grid.rows_are, places=_position_names(grid))
+    return Chart(f"{lens.title} by {grid.rows_are}", x, y, series, levels)
 
 
 def _around_one(series: Sequence[Series]) -> Span:
-    """Ratios differ by percents: an axis from 0 on would show a line."""
+    """The y span of ratios around 1: they differ by percents, so an axis from 0 would show a flat line."""
     values = np.concatenate([[1.0], *(s.y[np.isfinite(s.y)] for s in series)])
     low, high = float(values.min()), float(values.max())
     room = 0.1 * (high - low) or 0.05
@@ -222,7 +225,7 @@ def _around_one(series: Sequence[Series]) -> Span:
 
 
 def _levels(series: Sequence[Series], lines: Sequence[ReferenceLine], lens: Lens) -> tuple[Level, ...]:
-    """The reference lines that do not lie too far above what is drawn; of ratios the line at 1."""
+    """The reference lines that are not too far above the curves; for ratios the line at 1."""
     if lens.side is Side.RATIO or lens.measure.diverges:
         return (Level(1.0, "1"),)
     if lens.measure.name != "k":
@@ -237,8 +240,8 @@ def _name(line: ReferenceLine) -> str:
 
 
 def lines_of_roles(columns: Sequence[Column], request: Request) -> tuple[list[ReferenceLine], list[str]]:
-    """The reference lines of these roles and those of every role; and the names of those of a role that others may
-    stand for, where none of them is drawn."""
+    """The reference lines of these roles and those of every role; and names of lines of roles that others may
+    represent, if none of those is drawn."""
     if request.side is Side.RATIO or request.measure.name != "k":
         return [], []
     roles = {column.role for column in columns}

@@ -1,4 +1,4 @@
-"""plotext's canvas with what plotext forgets: whose a cell is. Cells that curves share go to each of them in turn."""
+"""plotext's canvas that also remembers which curve drew a cell: curves that share cells get them in turn."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from plotext._matrix import matrix_class
 from rich.text import Text
 
 RUN = 3
-"""Neighbouring cells that one curve keeps before the next has its turn: fewer look like dots, more like an end."""
+"""Neighbouring cells that a curve keeps before the next gets its turn: fewer look like dots, more like an end."""
 _WIDE = 60
-"""Columns from which runs are so long; small multiples have shorter ones, so that every curve has its turn."""
+"""Charts with at least as many columns have runs of that length; narrower ones have shorter runs, so that every curve
+gets its turn."""
 
 CanvasCell: TypeAlias = "tuple[int, int]"
-"""Column from the left, row from below, as plotext counts."""
+"""Column from the left and row from below, as plotext counts."""
 
 
 class Layer(IntEnum):
-    """What covers what in a cell: curves the dim things, dots the curves. Curves do not cover each other."""
+    """Drawing order in a cell: curves cover dim things, and dots cover curves. Curves do not cover each other."""
 
     DIM = 0
     CURVE = 1
@@ -30,8 +31,8 @@ class Layer(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ink:
-    """How one thing is drawn: its style; `turns` is how often a curve has its turn where others have theirs once;
-    `sign` is put in the place of what plotext draws, which rounds whole cells otherwise than their dots."""
+    """How one thing is drawn. `turns`: how often a curve gets a shared cell while others get one. `sign` replaces
+    plotext's character, which is rounded differently for whole cells than for dots in them."""
 
     style: str
     layer: Layer = Layer.DIM
@@ -40,8 +41,8 @@ class Ink:
 
 
 class Canvas(matrix_class):
-    """The matrix of a plotext figure. What is plotted in the colour that `colour` gives for an ink is kept apart,
-    cell by cell; axes and their numbers lie in the matrix."""
+    """The matrix of a plotext figure. What is plotted with a colour from `colour` is kept apart, cell by cell; axes and
+    their numbers are in the matrix."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -49,7 +50,7 @@ class Canvas(matrix_class):
         self._claims: dict[CanvasCell, list[tuple[int, str]]] = {}
 
     def colour(self, ink: Ink) -> tuple[int, int, int]:
-        """What to hand to plotext as the colour of a thing that is drawn in this ink, a new one for each thing."""
+        """A new colour to pass to plotext, which identifies a thing drawn in this ink."""
         self._inks.append(ink)
         return 0, *divmod(len(self._inks) - 1, 256)
 
@@ -61,12 +62,12 @@ class Canvas(matrix_class):
             super().insert_element(col, row, marker, fullground, *rest, **more)  # type: ignore[no-untyped-call]
 
     def set_canvas(self) -> str:
-        """Called by plotext to make one string of it all, which nobody needs."""
+        """Called by plotext to build a string of the canvas, which is not needed."""
         self.canvas = ""
         return self.canvas
 
     def lines(self) -> list[Text]:
-        """The canvas as it is seen, from the top; once plotext has built it."""
+        """The finished canvas as lines, from the top, after plotext has built it."""
         seen = self._seen()
         return [self._line(row, seen) for row in reversed(self.Rows)]
 
@@ -82,7 +83,7 @@ class Canvas(matrix_class):
         return line.append(text, style or None)
 
     def _seen(self) -> dict[CanvasCell, tuple[str, str]]:
-        """Character and style of every cell that something is drawn in."""
+        """Character and style of every cell that is drawn in."""
         found: dict[CanvasCell, tuple[str, str]] = {}
         shared: dict[CanvasCell, dict[int, str]] = {}
         for cell, claims in self._claims.items():
@@ -96,12 +97,12 @@ class Canvas(matrix_class):
                 found[cell] = ink.sign or marker, ink.style
         run = max(1, min(RUN, RUN * self.cols // _WIDE))
         owned = {cell: tuple(owners) for cell, owners in shared.items()}
-        for cell, number in in_turn(owned, self._needs(shared), run):
+        for cell, number in in_turn(owned, self._claims_to_shared(shared), run):
             found[cell] = shared[cell][number], self._inks[number].style
         return found
 
-    def _needs(self, shared: Iterable[CanvasCell]) -> list[float]:
-        """How large a part of what it shares each curve is due: the more, the less of it lies elsewhere."""
+    def _claims_to_shared(self, shared: Iterable[CanvasCell]) -> list[float]:
+        """Each curve's claim on shared cells: the larger, the fewer cells it has for itself."""
         among = set(shared)
         count = Counter(number for claims in self._claims.values() for number, _ in claims)
         common = Counter(number for cell in among for number, _ in self._claims[cell])
@@ -111,8 +112,8 @@ class Canvas(matrix_class):
 def in_turn(
     shared: Mapping[CanvasCell, Sequence[int]], needs: Sequence[float], run: int
 ) -> Iterator[tuple[CanvasCell, int]]:
-    """Which of its owners has each shared cell, from left to right and down. Among the same owners it goes round in
-    runs; each run goes to the one that has waited longest, in other company too."""
+    """The owner that each shared cell shows, from left to right and down. Curves that share cells take turns in runs;
+    each run goes to the curve that has waited longest, counted over all cells it shares with any curve."""
     waited = [0.0] * len(needs)
     runs: dict[tuple[int, ...], tuple[int, int]] = {}
     for cell in sorted(shared, key=lambda cell: (cell[0], -cell[1])):

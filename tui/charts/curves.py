@@ -1,7 +1,7 @@
 """One chart -> plotext -> lines of a terminal: its curves, levels and axes.
 
-plotext 5: every chart is a figure object of its own (the module-level one is shared and clamped to
-the terminal), and its legend box would cover the leading singular values, so legends are ours.
+plotext 5: every chart needs a new figure object (the module-level one is shared and clamped to the
+terminal), and its legend box would cover the leading singular values, so we draw legends ourselves.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from .figure import Points
 
 _POINT = "\u28ff"
-"""A curve of one point is one dot in eight: a whole cell can be seen."""
+"""Characters for a curve of one point, filling a whole cell: one dot of eight would hardly be seen."""
 
 _DOT = "\u25cf"
-"""Where a curve has its value."""
+"""Character for the point of a curve that its value in the legend belongs to."""
 
 
 def build(
     chart: Chart, palette: Palette, frame: Frame, names: dict[float, str], size: tuple[int, int], under: bool
 ) -> list[Text]:
-    """A chart of `size` with `names` on its y axis, and numbers `under` the other."""
+    """The lines of a chart of `size`, with `names` on its y axis, and with numbers on the x axis if `under`."""
     figure: Any = _figure_class()  # type: ignore[no-untyped-call]
     figure.monitor.matrix = canvas = Canvas()
-    figure._limit_size(False, False)  # else it is clamped to the terminal that stdout happens to be
+    figure._limit_size(False, False)  # otherwise it is clamped to the size of the terminal on stdout
     figure.plotsize(*size)
     figure.theme("clear")
     figure.xaxes(True, False)
@@ -49,7 +49,7 @@ def build(
     along = axis_ticks(chart.x, frame.x, max(2, frame.columns // 8), whole=True) if under else {}
     figure.xticks(list(along), [chart.x.at(t, text) for t, text in along.items()])
     figure.yticks(list(names), list(names.values()))
-    # Of dim things what is drawn later covers the others.
+    # Among dim things, later ones cover earlier ones.
     for level in sorted(chart.levels, key=lambda level: level.is_bright):
         _draw_level(figure, canvas, level, palette, frame)
     for series in sorted(chart.series, key=lambda s: s.number is not None):
@@ -94,7 +94,7 @@ def _draw_series(figure: Any, canvas: Canvas, series: Series, chart: Chart, pale
 
 
 def _thinned(series: Series, log: bool, most: int) -> tuple[Points, Points]:
-    """At most `most` points, evenly spaced on the axis as drawn: what two dots a column can show."""
+    """At most `most` points, evenly spaced on the axis as drawn, as a column shows at most two dots."""
     x, y = series.x, series.y
     if len(x) <= most:
         return x, y
@@ -107,7 +107,7 @@ def _thinned(series: Series, log: bool, most: int) -> tuple[Points, Points]:
 
 
 def _pieces(series: Series, chart: Chart, frame: Frame) -> tuple[Points, Points]:
-    """A broken line: dots of every second column, or two columns of every four."""
+    """The points of a broken line: dots in every second column, or two columns of every four."""
     ends = (float(series.x[0]), float(series.x[-1]))
     x = np.geomspace(*ends, 2 * frame.columns) if chart.x.log else np.linspace(*ends, 2 * frame.columns)
     y = np.interp(x, series.x, series.y)

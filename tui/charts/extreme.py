@@ -1,5 +1,5 @@
-"""Charts of values near the ends of what a float64 can be: drawn as their exponents, or over a power of ten, for an
-axis needs room beyond its curves, and neither terminal nor paper has numbers for that."""
+"""Charts of values near the limits of float64, drawn as exponents or divided by a power of ten: an axis needs room
+beyond its curves, for which there are no float64 numbers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from .figure import Points
 
 LARGE, SMALL = 1e290, 1e-290
-"""Beyond these a chart is drawn of other numbers."""
+"""Charts with values beyond these are drawn with transformed numbers."""
 _ROOM = math.log10(3)
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def tamed(charts: Sequence[Chart]) -> list[Chart]:
-    """Drawable charts, all of them of other numbers where one has values beyond LARGE or SMALL: on a log axis of the
-    exponents of its values, on a linear one of its values over a power of ten, as the axis then says."""
+    """The drawable charts, transformed if one of them has values beyond LARGE or SMALL: on a log axis to exponents, on
+    a linear axis to values over a power of ten. Their axes say which."""
     found = [float(end) for chart in charts for y in _heights(chart) for end in (y.min(), y.max()) if end > 0]
     top, low = max(found, default=1.0), min(found, default=1.0)
     if any(chart.y.log for chart in charts):
@@ -31,12 +32,12 @@ def tamed(charts: Sequence[Chart]) -> list[Chart]:
 
 
 def tens_of(top: float) -> int:
-    """The exponent of the power of ten over which numbers up to `top` are drawn, 0 where they are as they are."""
+    """The exponent of the power of ten that numbers up to `top` are divided by, 0 if they are drawn as they are."""
     return math.floor(math.log10(top)) if top > LARGE or 0 < top < SMALL else 0
 
 
 def over_tens(values: Points, tens: int) -> Points:
-    """Numbers over a power of ten, which itself may have no float."""
+    """Numbers over a power of ten, which may be too large or small for a float."""
     half = tens // 2
     return values / 10.0**half / 10.0 ** (tens - half)
 
@@ -46,7 +47,7 @@ def _heights(chart: Chart) -> Iterator[Points]:
 
 
 def _as_exponents(chart: Chart) -> Chart:
-    found = _of(chart, lambda y: np.log10(np.maximum(y, math.ulp(0.0))))
+    found = _changed(chart, lambda y: np.log10(np.maximum(y, math.ulp(0.0))))
     low, high = (math.log10(end) if 0 < end < math.inf else math.nan for end in spans(chart)[1])
     drawn = [float(end) for y in _heights(found) for end in (y.min(), y.max())]
     low = min(drawn) - _ROOM if math.isnan(low) else low
@@ -55,7 +56,7 @@ def _as_exponents(chart: Chart) -> Chart:
 
 
 def _over(chart: Chart, tens: int) -> Chart:
-    found = _of(chart, lambda y: over_tens(y, tens))
+    found = _changed(chart, lambda y: over_tens(y, tens))
     span: Span | None = None
     if chart.y.span is not None:
         low, high = np.clip(chart.y.span, -_LARGEST, _LARGEST)
@@ -63,11 +64,8 @@ def _over(chart: Chart, tens: int) -> Chart:
     return replace(found, y=replace(chart.y, tens=tens, span=span))
 
 
-_LARGEST = float(np.finfo(np.float64).max)
-
-
-def _of(chart: Chart, change: Callable[[Points], Points]) -> Chart:
-    """The chart with all its heights changed."""
+def _changed(chart: Chart, change: Callable[[Points], Points]) -> Chart:
+    """The chart with `change` applied to all y values."""
 
     def one(value: float) -> float:
         return float(change(np.array([value]))[0])

@@ -1,4 +1,4 @@
-"""Small multiples of spectra or their energy, a chart a layer."""
+"""Small multiples of spectra or of their energy, a chart for each layer."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from .request import Request
 
 ENDS = 4
-"""Layers at either end that stand for a model."""
+"""Layers drawn from each end of a model."""
 _EIGHT = (76, 12)
 """Columns and lines that eight facets need."""
 
 
 def draw(pair: Pair, request: Request) -> tuple[Figure, None]:
-    """Spectra or energy of chosen layers, a chart a layer, one line a role of a block. Reads files."""
+    """Spectra or energy of chosen layers: a chart for each layer, a line for each role of a block. Reads files."""
     return _figure(pair, request), None
 
 
@@ -60,7 +60,7 @@ def _figure(pair: Pair, request: Request) -> Figure:
 
 
 def _title(pair: Pair, request: Request, rows: Sequence[Row], columns: Sequence[Column], drawn: int) -> str:
-    """`attention, 8 of 30 layers`: the layers that are drawn, and how many curves of those asked for are lacking."""
+    """`attention, 8 of 30 layers`: the layers that are drawn, and how many of their curves are missing."""
     block = columns[0].block if columns else "layers"
     members = [p for row in rows for c in columns if (p := _member(request, row, c)) is not None]
     curves = [(session, q) for p in members for _, session, q in pair.curves(p, request.side)]
@@ -70,7 +70,7 @@ def _title(pair: Pair, request: Request, rows: Sequence[Row], columns: Sequence[
 
 
 def _facet_rows(request: Request) -> list[Row]:
-    """The layers of the marks, where they span several; else the first and the last."""
+    """The layers of the marks, if they are in several; else the first and the last ones."""
     rows = request.grid.rows
     marked = {(p.tower or "", p.layer) for p in request.marks}
     chosen = [row for row in rows if (row.tower, row.layer) in marked]
@@ -80,7 +80,7 @@ def _facet_rows(request: Request) -> list[Row]:
 
 
 def facet_columns(request: Request) -> list[Column]:
-    """The roles of the block that facets show: the selected one, else attention, else the first."""
+    """The roles of the block that facets show: the selected block, else attention, else the first."""
     columns = request.grid.columns
     blocks = [c.block for c in columns]
     wanted = block_of(request.selection)
@@ -89,13 +89,13 @@ def facet_columns(request: Request) -> list[Column]:
 
 
 def _arrangement(request: Request, count: int) -> tuple[int, int]:
-    """How many charts beside and above each other."""
+    """How many charts lie side by side, and how many rows there are."""
     if request.width >= _EIGHT[0] and request.height >= _EIGHT[1]:
         across, down = 4, 2
     else:
         across = max(1, min(2, request.width // FACET[0]))
         down = max(1, request.height // FACET[1])
-    if count <= across * down:  # no emptier rows than needed
+    if count <= across * down:  # no empty rows
         down = -(-count // across) if count else 1
         across = -(-count // down) if count else 1
     return across, down
@@ -108,7 +108,7 @@ def _spread(rows: Sequence[Row], most: int) -> list[Row]:
 
 
 def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], width: int) -> Chart:
-    """One layer: of experts or heads the one of the selected number, else the first."""
+    """The chart of one layer; of its experts or heads, the one with the selected number, else the first."""
     both = pair.second is not None and request.side is Side.RATIO
     members = [p for c in columns if (p := _member(request, row, c)) is not None]
     curves, arrays = curves_of(pair, members[: MAX_SERIES // (1 + both)], request.side)
@@ -125,7 +125,7 @@ def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], wi
         else:
             one = measured(curve, values, request, width)
             drawn = Series(name, ranks_of(values)[: one.kept], one.values[: one.kept], *look)
-        series.append(replace(crossing(drawn, values, request), value=""))  # it is another in every layer
+        series.append(replace(crossing(drawn, values, request), value=""))  # the value differs between layers
     title = request.grid.named(row)
     if request.view == View.ENERGY:
         return Chart(title, *energy_axes(request), tuple(series), energy_levels(request, (request.threshold,)))
@@ -140,7 +140,7 @@ def _member(request: Request, row: Row, column: Column) -> Projection | None:
 
 
 def _alike(charts: Sequence[Chart]) -> list[Chart]:
-    """The charts on the axes that hold all of them."""
+    """The charts, all with the same axes."""
     found = [spans(chart) for chart in charts]
     x, y = ((min(s[i][0] for s in found), max(s[i][1] for s in found)) for i in (0, 1))
     return [replace(c, x=replace(c.x, span=x), y=replace(c.y, span=y)) for c in charts]

@@ -1,4 +1,4 @@
-"""What a chart consists of, the same for a terminal and for paper. Nothing here draws, or knows a widget."""
+"""The parts of a chart, the same for a terminal and for a picture. Nothing here draws or knows a widget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Strings, so that a screen that only shows charts need not wait for numpy.
+# Strings, so that a screen that only shows charts does not import numpy.
 Points: TypeAlias = "NDArray[np.float64]"
 Span: TypeAlias = "tuple[float, float]"
 
@@ -28,10 +28,10 @@ class Stroke(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One curve: `x` and `y` float64 of one length. `number` picks its colour and marker; None: it is a dim
-    curve to hold the others against. Those of one label have one place in the legend, those without none.
-    `value` stands behind the label, `dot` is the point of the curve that it belongs to. `is_selected`: it is the one
-    that the user looks at. `band` are the lowest and the highest of what the curve is the middle of."""
+    """One curve: `x` and `y` are float64 of the same length. `number` picks colour and marker; None makes it a dim
+    curve for comparison. Curves with the same `label` share a legend entry, those without have none. `value` follows
+    the label, and `dot` is the point of the curve it belongs to. `is_selected`: the curve of the selection. `band`:
+    lowest and highest values around the curve."""
 
     label: str
     x: Points = field(repr=False)
@@ -46,7 +46,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A dim horizontal line: `label` stands on the axis, `name` in the legend ("": nowhere)."""
+    """A dim horizontal line: `label` is written on the axis, `name` in the legend ("" for nowhere)."""
 
     value: float
     label: str
@@ -57,9 +57,10 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """`name` is written on paper, `unit` behind every number; without `span` it spans what is drawn. `places`: what its
-    whole numbers from 0 on stand for, where they stand for something else. Of what is drawn in place of values that no
-    axis can hold (extreme.py): whether its numbers are `exponents` of ten, or values over 10^`tens`."""
+    """An axis: `name` is written in pictures, `unit` after every number. Without `span` it spans what is drawn.
+    `places` are names for its whole numbers from 0 on, if they are indices of something. Values that no axis can hold
+    are drawn otherwise (extreme.py): with `exponents` the numbers are exponents of ten, with `tens` they are values
+    over 10^`tens`."""
 
     name: str
     unit: str = ""
@@ -70,7 +71,7 @@ class Axis:
     tens: int = 0
 
     def at(self, number: float, text: str) -> str:
-        """What is written at a number, `text` where it stands for itself."""
+        """The name at a number, or `text` if it has none."""
         return self.places[int(number)] if 0 <= number < len(self.places) else text
 
 
@@ -87,7 +88,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Curves on common axes; x counts something, from whole number to whole number."""
+    """Curves on common axes; x counts something in whole numbers."""
 
     title: str
     x: Axis
@@ -98,9 +99,9 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One chart, or several in rows of `columns` with one legend. Where their axes are `shared`, only the charts
-    at the edges need numbers. `notes` end the legend; `empty` says what to do where there is nothing to draw. `at` is a
-    place on the x axes that is marked, and its name; `values` says what the values in the legend are."""
+    """One chart, or several in rows of `columns` with one legend. If their axes are `shared`, only charts at the edges
+    need numbers. `notes` end the legend; `empty` says what to do if there is nothing to draw. `at` is a marked place on
+    the x axes, with its name; `values` says what the legend's values are."""
 
     title: str
     charts: tuple[Chart, ...] = ()
@@ -114,7 +115,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """One entry of a legend; `is_level`: of a horizontal line."""
+    """One entry of a legend; `is_level`: it names a horizontal line."""
 
     label: str
     number: int | None
@@ -125,7 +126,7 @@ class Sign:
 
 
 def signs(figure: Figure) -> list[Sign]:
-    """The legend of a figure: the curves that have points, then what is dim, each label once."""
+    """The entries of a figure's legend: curves that have points, then dim things, each label once."""
     curves = [
         Sign(s.label, s.number, s.stroke, value=s.value, is_selected=s.is_selected)
         for chart in figure.charts
@@ -138,8 +139,8 @@ def signs(figure: Figure) -> list[Sign]:
 
 
 def drawable(chart: Chart) -> Chart:
-    """Without the points that its axes cannot show (infinite ones; a matrix of zeros has none on a log axis), without
-    curves that have none left."""
+    """The chart without points that its axes cannot show (infinite ones, and zeros on a log axis), and without curves
+    that then are empty."""
     import numpy as np  # see above
 
     kept = []
@@ -153,20 +154,20 @@ def drawable(chart: Chart) -> Chart:
 
 
 def spans(chart: Chart) -> tuple[Span, Span]:
-    """Where the axes of a drawable chart begin and end; never the same number twice."""
+    """The spans of both axes of a drawable chart; start and end always differ."""
     x = chart.x.span or _span([s.x for s in chart.series])
     heights = [y for s in chart.series for y in (s.y, *(s.band or ()))]
     y = chart.y.span or _span(heights, [level.value for level in chart.levels])
     if not (chart.y.log or chart.y.span):
         y = min(0.0, y[0]), y[1]
-    return _apart(x, chart.x.log), _apart(y, chart.y.log)
+    return _widened(x, chart.x.log), _widened(y, chart.y.log)
 
 
 def _span(arrays: Sequence[Points], values: Sequence[float] = ()) -> Span:
     return min([*(float(a.min()) for a in arrays), *values]), max([*(float(a.max()) for a in arrays), *values])
 
 
-def _apart(span: Span, log: bool) -> Span:
+def _widened(span: Span, log: bool) -> Span:
     low, high = span
     if high > low:
         return span

@@ -1,5 +1,5 @@
-"""Which colour a curve has. One role has one colour, in every chart of every model; where several curves are of one
-role the colours go by curve."""
+"""The colour of each curve. A role has the same colour in every chart of every model; if several curves share a role,
+colours are given by curve."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .figure import Stroke
 COUNT = 8
 """Colours of curves in every palette."""
 BY_CURVE = "colours by curve"
-"""What the legend says where a colour is no role."""
+"""Legend note for when colours do not mean roles."""
 _KNOWN = ("query", "key", "value", "output", "gate", "up", "down")
 
 
 def of_columns(drawn: Sequence[Column], columns: Sequence[Column]) -> dict[Column, int]:
-    """The colour of each role that is drawn, a number; `columns` are all roles of the model. Of those drawn together
-    no two have the same, up to COUNT; beyond it numbers go on."""
+    """The colour number of each role that is drawn, given all roles (`columns`) of the model. Up to COUNT roles drawn
+    together get different colours; beyond it numbers go on."""
     usual = _usual(columns)
     found: dict[Column, int] = {}
     for column in drawn:
@@ -32,8 +32,8 @@ def of_columns(drawn: Sequence[Column], columns: Sequence[Column]) -> dict[Colum
 
 
 def of_curves(curves: Sequence[Curve], columns: Sequence[Column]) -> tuple[list[int], bool]:
-    """The colour of each curve, and whether colours are those of the roles. A projection has one colour in two models,
-    which are matched by address."""
+    """The colour number of each curve, and whether colours mean roles. A projection has the same colour in two models,
+    matched by address."""
     roles = {p.address: Column(p.block, p.role) for _, _, p in curves}
     by_role = len(set(roles.values())) == len(roles)
     colour = of_columns(list(roles.values()), columns)
@@ -47,8 +47,8 @@ def stroke_of(session: Session, pair: Pair) -> Stroke:
 
 
 def _usual(columns: Sequence[Column]) -> dict[Column, int]:
-    """The colour of each role of a model: the same in all models for the roles that nearly all have. Of one block no
-    two have the same; of two blocks only where a model has more roles than there are colours."""
+    """The colour number of each role of a model, the same in all models for common roles. Two roles of a block always
+    differ; roles of different blocks do unless a model has more roles than there are colours."""
     found: dict[Column, int] = {}
     for column in sorted(columns, key=lambda c: c.role not in _KNOWN):
         in_block = {number for c, number in found.items() if c.block == column.block}

@@ -1,4 +1,4 @@
-"""The legend of a figure, in one line or two above it."""
+"""The legend of a figure, one line or two above it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .markers import sign_of
 
 
 def legend(figure: Figure, palette: Palette, width: int, most: int) -> list[Text]:
-    """Title, curves with their values, and notes in one line, with thinner marks if need be, else in `most`; then
-    without the values, then without the title, which is selected anyway; what does not fit then is counted. Values
-    that need an explanation are worth more than the title, and than that."""
+    """Title, curves with their values, and notes: in one line, with narrower marks if necessary, else in `most` lines.
+    If they do not fit, values are dropped, then the title, as the selection is shown elsewhere too; what still does not
+    fit is counted. Values that need an explanation are kept instead of the title and of that explanation."""
     title = [Text(figure.title, "bold")] if figure.title else []
     notes = [Text(note, "dim") for note in figure.notes]
     thick, thin = (_entries(figure, palette, thin=thin, valued=True) for thin in (False, True))
@@ -43,7 +43,7 @@ def _entries(figure: Figure, palette: Palette, *, thin: bool, valued: bool) -> l
 
 
 def _flow(parts: Sequence[Text], width: int) -> list[Text]:
-    """The parts in as many lines as they take."""
+    """The parts, wrapped into lines."""
     lines = [Text(no_wrap=True)]
     for part in parts:
         if lines[-1].cell_len and lines[-1].cell_len + 2 + part.cell_len > width:
@@ -57,7 +57,7 @@ def _flow(parts: Sequence[Text], width: int) -> list[Text]:
 
 
 def _cut(parts: Sequence[Text], width: int, most: int) -> list[Text]:
-    """As many parts as fit into so many lines, and how many are left out."""
+    """The parts that fit into `most` lines, and the number of those left out."""
     kept = len(parts)
     while kept > 1:
         kept -= 1

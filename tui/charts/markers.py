@@ -1,4 +1,4 @@
-"""What tells curves apart: colours, beyond them and without them markers; and strokes."""
+"""Colours, markers and strokes that tell curves apart."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from ..settings.palette import Depth, Palette
 from .figure import Series, Sign, Stroke
 
 MARKERS = ("braille", "+", "x", "o", "*", "#", "=", "%")
-"""What tells curves apart without colours."""
+"""Markers that tell curves apart without colours."""
 
 
 def marker_of(series: Series, palette: Palette) -> tuple[str, str]:
-    """What a curve is drawn with, and its style."""
+    """The character that a curve is drawn with, and its style."""
     is_mono = palette.depth is Depth.MONO
     if series.number is None:
         dim = "." if is_mono and series.stroke is Stroke.SOLID else "braille"
@@ -23,12 +23,12 @@ def _colour(number: int, palette: Palette) -> str:
 
 
 def _kind(number: int, palette: Palette) -> int:
-    """Which marker: without colours they tell curves apart, with them those that the colours do not suffice for."""
+    """The index of the marker: one for each curve without colours; with colours the next one each time they repeat."""
     return number if palette.depth is Depth.MONO else number // len(palette.series)
 
 
 def sign_of(sign: Sign, palette: Palette) -> tuple[str, str]:
-    """What stands before a label, and its style."""
+    """The mark before a legend's label, and its style."""
     if sign.number is None:
         dashes = {Stroke.SOLID: "\u2500\u2500", Stroke.DASHED: "\u254c\u254c", Stroke.DOTTED: "\u2508\u2508"}
         is_point = palette.depth is Depth.MONO and sign.stroke is Stroke.SOLID and not sign.is_level

@@ -1,4 +1,4 @@
-"""Charts are drawn off the event loop: one thread reads values, lays out the chart and hands back lines."""
+"""Draws charts off the event loop: a thread reads values, lays out the chart and returns lines."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Painter:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits or runs in the thread."""
+        """Whether nothing waits for or runs in the thread."""
         return self._pending == 0
 
     def request(self, request: Request) -> None:
-        """Ask for a chart; `deliver` is called with it, from the painter's thread or at once."""
+        """Request a chart; `deliver` is called with it, from the painter's thread or at once."""
         self._wanted = request
         if (known := self._cache.get(request)) is not None:
             self._deliver(known)
@@ -51,7 +51,7 @@ class Painter:
             self.run(partial(self._paint, request))
 
     def run(self, work: Callable[[], None]) -> None:
-        """Other slow work (reading the store), in turn with the charts."""
+        """Run other slow work (reading the store), in turn with the charts."""
         with self._lock:
             self._pending += 1
         self._thread.submit(work).add_done_callback(self._ended)
@@ -79,7 +79,7 @@ class Painter:
 
 
 def paint(pair: Pair, request: Request) -> Painting:
-    """Draw what is asked for, in the caller's thread. Reads files."""
+    """Draw a request in the caller's thread. Reads files."""
     from . import plot
 
     figure, found = figure_of(pair, request)
@@ -89,12 +89,12 @@ def paint(pair: Pair, request: Request) -> Painting:
         return Painting(request, drawing.lines, line, at=LayerMark(*figure.at, drawing.rulers))
     if found is None or drawing.ruler is None or not found.values:
         return Painting(request, drawing.lines, line)
-    ruler = replace(drawing.ruler, count=max(map(len, found.values)))  # a dim curve may go further
+    ruler = replace(drawing.ruler, count=max(map(len, found.values)))  # a dim curve may be longer
     return Painting(request, drawing.lines, line, ruler, found.curves, found.values)
 
 
 def figure_of(pair: Pair, request: Request) -> tuple[Figure, Shown | None]:
-    """What is drawn, and of which curves where it is one chart over ranks. Reads files."""
+    """The figure of a request; and its curves, if it is one chart over ranks. Reads files."""
     view = BY_KEY[request.view]
     drawer = view.small if request.facets and view.small else view.draw
     found: tuple[Figure, Shown | None] = resolve(drawer)(pair, request)

@@ -1,4 +1,4 @@
-"""Charts and heatmaps on paper, by matplotlib, of the same figures as in the terminal; and panes as SVG, by Rich."""
+"""Charts and heatmaps as pictures by matplotlib, from the same figures as in the terminal; and panes as SVG by Rich."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from rankscope.engine.errors import InputError, install_line, printable
 
 from ..data.chosen_weighting import weighted_by
 from ..data.grid import Grid
+from ..data.lens import Lens
 from ..data.measures import BY_NAME
 from ..data.named import resolve
-from ..data.pair import Lens, Pair, Side
+from ..data.pair import Pair, Side
 from ..data.spread import median_of
 from ..data.views import BY_KEY
 from .extreme import over_tens, tamed, tens_of
@@ -39,15 +40,15 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".pdf", ".svg")
 INKS = ("#0072b2", "#e07b00", "#2e8b57", "#b5489a", "#a68a00", "#008b8b", "#c1121f", "#6b6b6b")
-"""The hues of the terminal, dark enough for white paper."""
+"""The terminal's hues, dark enough for white paper."""
 GREY = "0.6"
 MOST_NUMBERS = 40
-"""Layers up to which the cells of a heatmap have room for numbers."""
+"""Up to as many layers, heatmap cells have room for numbers."""
 _MOST_TICKS = 6
 _MOST_PLACES = 12
 """Names that have room along an axis."""
 _CANVAS = (160, 48)
-"""The terminal of which a picture is drawn, whatever the real one: every panel fits."""
+"""Size of the imagined terminal that a picture shows, whatever the real one: every panel fits."""
 _DASHES: dict[Stroke, Any] = {Stroke.SOLID: "-", Stroke.DASHED: (0, (5, 3)), Stroke.DOTTED: (0, (1, 1.6))}
 _STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
@@ -57,7 +58,7 @@ _STYLE: Any = {
 
 
 def save_picture(pair: Pair, request: Request, path: Path, lens: Lens | None = None) -> None:
-    """Write what a request shows as .png, .pdf or .svg, in one step; for the heatmap view with the numbers of `lens`.
+    """Write the view of a request as .png, .pdf or .svg, in one step; the heatmap view has the numbers of `lens`.
 
     Raises:
         InputError: another suffix, no matplotlib, a view without a picture, nothing to draw, or the file cannot be
@@ -70,7 +71,7 @@ def save_picture(pair: Pair, request: Request, path: Path, lens: Lens | None = N
 
 
 def save_heatmap_view(pair: Pair, request: Request, path: Path, lens: Lens | None) -> None:
-    """save_heatmap of what a request asks for."""
+    """Call save_heatmap with the lens of a request."""
     save_heatmap(lens or Lens(pair, request.threshold, side=request.side), request.grid, path)
 
 
@@ -87,7 +88,7 @@ def save_chart(pair: Pair, request: Request, path: Path, _lens: Lens | None) -> 
 
 
 def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
-    """Write layers x roles as .png, .pdf or .svg, in one step: the lens's number in every cell, its shade as colour.
+    """Write layers x roles as .png, .pdf or .svg, in one step: the lens's number in each cell, its shade as colour.
 
     Raises:
         InputError: as save_picture.
@@ -97,7 +98,7 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
     tones, texts = _cells(lens, grid)
     if not texts:
         raise InputError("there is nothing to draw: not computed, s scans the model")
-    tones[np.isinf(tones)] = np.nan  # no colour stands for them: their texts say it
+    tones[np.isinf(tones)] = np.nan  # infinite: they have a text and no colour
     if np.isnan(tones).all():
         raise InputError("there is nothing to draw: all of it is infinite")
     size = (2.4 + 0.75 * len(grid.columns), 1.6 + 0.2 * min(len(grid.rows), 60))
@@ -106,8 +107,8 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
 
 
 def svg_of(lines: Sequence[Text], width: int, title: str) -> str:
-    """Lines of a terminal as an SVG that looks like it, under a title of as many lines as it needs: beside the
-    buttons of its window there may be no room for one."""
+    """Lines of a terminal as an SVG that looks like a terminal. The title is wrapped above it, as beside the window's
+    buttons there may be no room."""
     from rich.console import Console
 
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="256")
@@ -118,7 +119,7 @@ def svg_of(lines: Sequence[Text], width: int, title: str) -> str:
 
 
 def check_picture(path: Path) -> None:
-    """See that a picture can be written in the form that its name asks for.
+    """Check that a picture can be written in the form that the suffix of its name says.
 
     Raises:
         InputError: it cannot.
@@ -133,14 +134,14 @@ def check_picture(path: Path) -> None:
 
 @contextmanager
 def _paper(path: Path, size: tuple[float, float], title: str) -> Iterator[Paper]:
-    """A sheet to draw on, in inches; where nothing fails it is written in the end."""
+    """A context with a sheet to draw on, of `size` inches; it is written at the end if nothing fails."""
     import matplotlib.style
     from matplotlib.figure import Figure as Paper
 
-    # Not the user's own style: it may need TeX, or what looks right on a dark ground.
+    # Not the user's matplotlib style: it may need TeX, or be made for a dark background.
     with matplotlib.style.context(["default", _STYLE]):
         paper = Paper(figsize=size, layout="constrained")
-        paper.suptitle(_plain(title), fontsize=10, x=0.01, ha="left")
+        paper.suptitle(_escaped(title), fontsize=10, x=0.01, ha="left")
         yield paper
         _write(paper, path)
 
@@ -148,7 +149,7 @@ def _paper(path: Path, size: tuple[float, float], title: str) -> Iterator[Paper]
 def _write(paper: Paper, path: Path) -> None:
     kind = path.suffix.lower()[1:]
     data = io.BytesIO()
-    # Without the date the same chart is the same file.
+    # Without the date, the same chart gives the same file.
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}[kind]
     paper.savefig(data, format=kind, dpi=200, metadata=metadata)
     try:
@@ -157,8 +158,8 @@ def _write(paper: Paper, path: Path) -> None:
         raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
 
 
-def _plain(text: str) -> str:
-    """A text whose dollars are dollars: matplotlib would set what is between them as a formula."""
+def _escaped(text: str) -> str:
+    """A text with literal dollars: matplotlib would set text between them as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -186,7 +187,7 @@ def _draw(paper: Paper, figure: Figure, charts: Sequence[Chart]) -> None:
 
 
 def _size(figure: Figure, count: int) -> tuple[float, float]:
-    """Inches for so many charts."""
+    """Width and height in inches for this number of charts."""
     if count == 1:
         return 7.2, 4.4
     down = -(-count // figure.columns)
@@ -198,7 +199,7 @@ def _chart(place: Axes, chart: Chart, *, alone: bool) -> None:
     place.set_xscale("log" if chart.x.log else "linear")
     if names := chart.x.places:
         step = -(-len(names) // _MOST_PLACES)
-        place.set_xticks(range(0, len(names), step), [_plain(name) for name in names[::step]])
+        place.set_xticks(range(0, len(names), step), [_escaped(name) for name in names[::step]])
     place.set_yscale("log" if chart.y.log else "linear")
     if chart.y.tens or chart.y.exponents:
         texts = axis_ticks(chart.y, y, _MOST_TICKS)
@@ -208,22 +209,22 @@ def _chart(place: Axes, chart: Chart, *, alone: bool) -> None:
             ink = "0.2" if level.is_bright else GREY
             place.axhline(level.value, color=ink, linewidth=0.7, linestyle=_DASHES[level.stroke], zorder=1)
             place.annotate(
-                _plain(level.label), (1.0, level.value), (3, 0), xycoords=("axes fraction", "data"),
+                _escaped(level.label), (1.0, level.value), (3, 0), xycoords=("axes fraction", "data"),
                 textcoords="offset points", va="center", fontsize=7, color=ink,
             )  # fmt: skip
     for series in chart.series:
         marker = "o" if len(series.x) <= MOST_NUMBERS and series.number is not None else ""
         if series.band is not None:
-            place.fill_between(series.x, *series.band, color=_ink(series)["color"], alpha=0.15, linewidth=0)
-        place.plot(series.x, series.y, marker=marker, markersize=2.5, **_ink(series))
+            place.fill_between(series.x, *series.band, color=_line_style(series)["color"], alpha=0.15, linewidth=0)
+        place.plot(series.x, series.y, marker=marker, markersize=2.5, **_line_style(series))
     place.set_xlim(*x)
-    place.set_ylim(*_roomy(y, chart.y))
+    place.set_ylim(*_with_margin(y, chart.y))
     if not alone:
-        place.set_title(_plain(chart.title), loc="left")
+        place.set_title(_escaped(chart.title), loc="left")
 
 
-def _roomy(span: tuple[float, float], axis: Axis) -> tuple[float, float]:
-    """A little room above, and below where an axis does not begin at 0, so that no curve runs along the frame."""
+def _with_margin(span: tuple[float, float], axis: Axis) -> tuple[float, float]:
+    """A little room above, and below unless the axis begins at 0, so that no curve runs along the frame."""
     low, high = span
     if axis.log:
         room = (high / low) ** 0.04
@@ -232,14 +233,14 @@ def _roomy(span: tuple[float, float], axis: Axis) -> tuple[float, float]:
     return low - room * (low != 0), high + room
 
 
-def _ink(line: Series | Sign) -> dict[str, Any]:
+def _line_style(line: Series | Sign) -> dict[str, Any]:
     if line.number is None:
         return {"color": GREY, "linestyle": _DASHES[line.stroke], "linewidth": 1.1, "zorder": 1.5}
     return {"color": INKS[line.number % len(INKS)], "linestyle": _DASHES[line.stroke], "zorder": 2}
 
 
 def _labels(place: Axes, chart: Chart, shared: bool, is_left: bool, is_bottom: bool) -> None:
-    """What the axes are, on the outermost charts."""
+    """Label the axes of the outermost charts."""
     from matplotlib.ticker import MaxNLocator
 
     if not chart.x.log:
@@ -254,8 +255,8 @@ def _labels(place: Axes, chart: Chart, shared: bool, is_left: bool, is_bottom: b
 def _legend(paper: Paper, place: Axes, figure: Figure, *, alone: bool) -> None:
     from matplotlib.lines import Line2D
 
-    handles: list[Line2D] = [Line2D([], [], label=_plain(sign.label), **_ink(sign)) for sign in signs(figure)]
-    handles += [Line2D([], [], linestyle="none", label=_plain(note)) for note in figure.notes]
+    handles: list[Line2D] = [Line2D([], [], label=_escaped(sign.label), **_line_style(sign)) for sign in signs(figure)]
+    handles += [Line2D([], [], linestyle="none", label=_escaped(note)) for note in figure.notes]
     if alone and len(handles) <= 6:
         place.legend(handles=handles, loc="best")
     else:
@@ -266,7 +267,7 @@ def _legend(paper: Paper, place: Axes, figure: Figure, *, alone: bool) -> None:
 
 
 def _cells(lens: Lens, grid: Grid) -> tuple[Tones, dict[tuple[int, int], str]]:
-    """What the shade is of, (rows, columns) with NaN where nothing is known, and the texts of the others."""
+    """What the shade shows, (rows, columns) with NaN for unknown, and texts for the unknown cells."""
     tones = np.full((len(grid.rows), len(grid.columns)), np.nan)
     texts = {}
     for y, row in enumerate(grid.rows):
@@ -288,17 +289,18 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
     tones = over_tens(tones, tens)
     norm, extend = _norm(tones, lens)
     colours = mpl.colormaps["RdBu_r" if lens.diverges else "viridis"].with_extremes(bad="0.92")
-    if lens.greyed_above is not None:  # it is 1, the middle of the colours
+    if lens.greyed_above is not None:  # that number is 1, the middle of the colours
         colours = ListedColormap(colours(np.linspace(0.0, 0.5, 128))).with_extremes(bad="0.92", over="0.75")
     place = paper.subplots()
     image = place.imshow(tones, aspect="auto", cmap=colours, norm=norm)
     place.spines[:].set_visible(False)
-    place.set_xticks(range(len(grid.columns)), [_plain(printable(c.heading)).replace(".", ".\n") for c in grid.columns])
+    headings = [_escaped(printable(c.heading)).replace(".", ".\n") for c in grid.columns]
+    place.set_xticks(range(len(headings)), headings)
     place.xaxis.tick_top()
     place.tick_params(length=0)
     step = max(1, len(grid.rows) // MOST_NUMBERS)
-    place.set_yticks(range(0, len(grid.rows), step), [_plain(row.label) for row in grid.rows[::step]])
-    place.set_ylabel(_plain(grid.rows_are))
+    place.set_yticks(range(0, len(grid.rows), step), [_escaped(row.label) for row in grid.rows[::step]])
+    place.set_ylabel(_escaped(grid.rows_are))
     if len(grid.rows) <= MOST_NUMBERS:
         for (y, x), text in texts.items():
             red, green, blue, _ = colours(norm(tones[y, x]))
@@ -308,13 +310,13 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
     if tens:
         bar.ax.yaxis.set_major_formatter(lambda value, _: axis_text(Axis("", tens=tens), value))
     low, high = float(np.nanmin(tones)), float(np.nanmax(tones))
-    if high > low:  # of a scale around 1 often only one half is in use
+    if high > low:  # a scale around 1 often uses only one half of the colours
         bar.ax.set_ylim(max(low, norm.vmin or low), min(high, norm.vmax or high))
 
 
 def _norm(tones: Tones, lens: Lens) -> tuple[Normalize, str]:
-    """The scale of the colours, and which of its ends are open: one cell in fifty may lie outside, so that a lone
-    odd layer does not make all others look the same. What the lens greys lies outside."""
+    """The colour scale, and which of its ends are open. One cell in fifty may lie outside it, so that a single outlier
+    does not make all others look the same; numbers that the lens greys lie outside too."""
     from matplotlib.colors import Normalize
 
     known = tones[~np.isnan(tones)]
@@ -331,7 +333,7 @@ def _norm(tones: Tones, lens: Lens) -> tuple[Normalize, str]:
 
 
 def _formula(lens: Lens) -> str:
-    """What the colour is of."""
+    """The formula of what the colour shows."""
     if lens.side is Side.RATIO:
         return f"{lens.measure.titled(lens.threshold)} of B / {lens.measure.titled(lens.threshold)} of A"
     return BY_NAME[lens.measure.shaded_by or lens.measure.name].explained(lens.threshold)

@@ -1,5 +1,5 @@
-"""Figure -> lines of a terminal: legend, charts, numbers on their axes. Nothing here knows a widget; it may run in
-any thread."""
+"""Draws a figure as lines of a terminal: legend, charts, numbers on their axes. Nothing here knows a widget, and it may
+run in any thread."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .ruler import Ruler
 from .ticks import axis_ticks
 
 LEAST = (20, 6)
-"""Columns and lines below which there is no chart."""
+"""Columns and lines that a chart needs at least."""
 _TALL = 14
-"""Lines from which a chart can spare a second one for its legend."""
+"""From as many lines on, the legend may take a second one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure as lines, and where the x axis of each of its charts lies, taken for one of ranks."""
+    """A figure as lines, and where the x axis of each chart lies, as if it were of ranks."""
 
     lines: tuple[Text, ...]
     rulers: tuple[Ruler, ...] = ()
 
     @property
     def ruler(self) -> Ruler | None:
-        """That of a chart that stands alone."""
+        """The ruler of the chart, if there is only one."""
         return self.rulers[0] if len(self.rulers) == 1 else None
 
 
@@ -73,7 +73,7 @@ def _centred(sentence: str, width: int, height: int) -> list[Text]:
 
 
 def _ruler(chart: Chart, frame: Frame, left: int, top: int) -> Ruler:
-    """The x axis of a chart that stands right of and below so many others."""
+    """The x axis of a chart whose lines begin at column `left` and line `top`."""
     count = max(1, int(frame.x[1]))
     return Ruler(left + frame.left, frame.columns, frame.x, chart.x.log, count, top, frame.rows)
 
@@ -81,7 +81,7 @@ def _ruler(chart: Chart, frame: Frame, left: int, top: int) -> Ruler:
 def _rows(
     figure: Figure, charts: Sequence[Chart], palette: Palette, width: int, height: int
 ) -> tuple[list[Text], list[Ruler]]:
-    """Charts in rows, each under its title, and their x axes."""
+    """Charts in rows, each below its title, and their x axes."""
     count = -(-len(charts) // figure.columns)
     numbers = 1 if figure.shared else count  # lines of numbers under the rows
     canvas = max(1, (height - 2 * count - numbers) // count)
@@ -108,7 +108,7 @@ def _heading(title: str, left: int) -> Text:
 
 
 def _joined(panels: Sequence[tuple[int, list[Text]]]) -> list[Text]:
-    """Panels of these widths beside each other."""
+    """Panels of these widths side by side."""
     lines = []
     for number in range(max(len(found) for _, found in panels)):
         line = Text(no_wrap=True)
@@ -126,8 +126,8 @@ def _joined(panels: Sequence[tuple[int, list[Text]]]) -> list[Text]:
 def _panel(
     chart: Chart, palette: Palette, width: int, height: int, labelled: bool = True, under: bool = True
 ) -> tuple[list[Text], Frame]:
-    """Canvas and axes; `labelled` has numbers on the left, `under` below."""
-    from .curves import build  # plotext, which a screen without a chart need not wait for
+    """Canvas and axes of a chart; `labelled` puts numbers on the left, `under` puts them below."""
+    from .curves import build  # plotext, not imported for a screen without charts
 
     x, y = spans(chart)
     rows = max(1, height - 1 - under)
@@ -139,7 +139,7 @@ def _panel(
 
 
 def _margin(chart: Chart, rows: int) -> int:
-    """Columns of the numbers on the left."""
+    """The width of the numbers on the left, in columns."""
     return _width_of(_y_names(chart, spans(chart)[1], rows).values())
 
 
@@ -151,7 +151,7 @@ def _width_of(names: Iterable[str]) -> int:
 
 
 def _y_names(chart: Chart, span: Span, rows: int) -> dict[float, str]:
-    """The numbers on the y axis. A level keeps its label; a tick within a line of it would take its place."""
+    """The numbers on the y axis. A level keeps its label; ticks within a line of it are left out."""
     low, high = (math.log10(v) for v in span) if chart.y.log else span
 
     def row(value: float) -> float:

@@ -1,4 +1,4 @@
-"""The line under a chart: numbers of what is selected, or of a rank. A part that does not fit is left out whole."""
+"""The line under a chart: numbers of the selection, or of a rank. A part that does not fit is left out whole."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from rankscope.engine.derive.weighting import is_under_weighting
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
+from ..data.lens import Lens
 from ..data.measures import BY_NAME
-from ..data.pair import Lens, Pair, Side
+from ..data.pair import Pair, Side
 from ..data.session import Session, State
 from ..data.table_rows import NOT_APART
 from ..data.views import View
@@ -42,12 +43,12 @@ _SHORTER = (
     (r"energy", "E"),
     (r"sigma", "s"),
 )
-"""What the line of a rank gives up, in this order, before it leaves out a part."""
+"""Parts of a rank's line to drop if it is too long, in this order, before others are."""
 
 
 def readout(pair: Pair, request: Request) -> Text:
-    """One line on what is drawn: of one projection its numbers, of a group how much is computed and how the ranks
-    spread, of marks each rank, of small multiples the smallest, middle and largest of each role. Reads files."""
+    """One line on what is drawn: the numbers of one projection; for a group how much is computed and how its ranks
+    spread; the ranks of marks; for small multiples the smallest, middle and largest of each role. Reads files."""
     if request.facets:
         return _ranges(pair, request, facet_columns(request))
     wanted = request.marks if request.compare else request.selection.projections(request.grid)
@@ -56,12 +57,12 @@ def readout(pair: Pair, request: Request) -> Text:
     if request.compare:
         return _marked(pair, request)
     if len(wanted) > 1:
-        return _group(pair, request, wanted)
+        return _several(pair, request, wanted)
     found = pair.curves(wanted[0], request.side)
     if len(found) == 2:
-        return _two(pair, wanted[0], request)
+        return _in_both_models(pair, wanted[0], request)
     _, session, p = found[0] if found else ("", pair.first, wanted[0])
-    return _single(session, p, request) if found else Text("B has no projection of this name", "dim")
+    return _one_projection(session, p, request) if found else Text("B has no projection of this name", "dim")
 
 
 def over_layers(pair: Pair, request: Request) -> Text:
@@ -69,7 +70,7 @@ def over_layers(pair: Pair, request: Request) -> Text:
     Reads files."""
     row = selected_row(request)
     if row is not None and (parts := at_layer(pair, request, row)):
-        return _whole(parts, request.width)
+        return _fitting(parts, request.width)
     return _ranges(pair, request, layer_columns(request.grid, request.selection))
 
 
@@ -78,45 +79,45 @@ def rank_readout(painting: Painting, k: int, width: int) -> Text:
     found = [(name, p, v) for (name, _, p), v in zip(painting.curves, painting.values, strict=True) if len(v)]
     if not found:
         return Text("")
-    asked, k = k, min(k, max(len(v) for _, _, v in found))
-    head = f"k {k}" + (f" (r, not {asked})" if asked > k else "")
+    wanted, k = k, min(k, max(len(v) for _, _, v in found))
+    head = f"k {k}" + (f" (r, not {wanted})" if wanted > k else "")
     floors = [entry.provenance.noise_floor for _, s, p in painting.curves if (entry := s.entry(p)) is not None]
     if len(found) == 1:
         return _one_rank(head, found[0][1], found[0][2], k, floors[0] if floors else 0.0, width)
     parts = [f"{head}  energy"]
     for name, _, values in found:
         short = f" (r {len(values)})" if k > len(values) else ""
-        parts.append(f"{name} {_share(metrics.energy_at(values, min(k, len(values))))}{short}")
+        parts.append(f"{name} {_percentage(metrics.energy_at(values, min(k, len(values))))}{short}")
     if len({(p.rows, p.cols) for _, p, _ in found}) == 1:
         return _with_factors(parts, _factors(found[0][1], k), width)
-    return _whole(parts, width)
+    return _fitting(parts, width)
 
 
 def _one_rank(head: str, p: Projection, values: Values, k: int, floor: float, width: int) -> Text:
     sigma = float(values[k - 1])
     parts = [head]
     parts.append(f"sigma <= {floor:.1g}" if sigma <= floor else f"sigma {sigma:.3g}")
-    parts.append(f"energy {_share(metrics.energy_at(values, k))}")
+    parts.append(f"energy {_percentage(metrics.energy_at(values, k))}")
     parts.append(f"rel.error {_error(metrics.relative_error(values, k))}")
     line = "  ".join([*parts, *_factors(p, k)])
     for long, short in _SHORTER:
         if len(line) > width:
             line = re.sub(long, short, line)
-    return _whole(line.split("  "), width)
+    return _fitting(line.split("  "), width)
 
 
 def _with_factors(energies: list[str], factors: list[str], width: int) -> Text:
-    """The energy of each curve and what they have in common, which many curves must not push out."""
+    """The energy of each curve and their common factors, which are kept however many curves there are."""
     line = "  ".join(factors)
     for long, short in _SHORTER:
         if len("  ".join([*energies, line])) > width:
             line = re.sub(long, short, line)
-    shown = _whole(energies, width - 2 - len(line)).plain
-    return _whole([shown, *line.split("  ")], width)
+    shown = _fitting(energies, width - 2 - len(line)).plain
+    return _fitting([shown, *line.split("  ")], width)
 
 
-def _share(energy: float) -> str:
-    """71.2 %; never rounded up to all of it."""
+def _percentage(energy: float) -> str:
+    """71.2 %; never rounded up to 100 %."""
     return "99.9 %" if 0.9995 <= energy < 1 - 1e-9 else f"{100 * energy:.1f} %"
 
 
@@ -125,7 +126,7 @@ def _error(error: float) -> str:
 
 
 def _factors(p: Projection, k: int) -> list[str]:
-    """Parameters of two factors of rank k, held against the matrix."""
+    """Parameters of two factors of rank k, compared with the matrix."""
     whole, parts = p.rows * p.cols, metrics.factor_parameters(p.rows, p.cols, k)
     most = metrics.break_even_rank(p.rows, p.cols)
     name = "factors cost more:" if k > most else "factors"
@@ -133,15 +134,15 @@ def _factors(p: Projection, k: int) -> list[str]:
 
 
 def _ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:
-    """Smallest, middle and largest of the roles that are drawn; experts one by one."""
+    """Smallest, middle and largest of the drawn roles, over all experts."""
     parts = ranges(pair, request, columns)
     if len(parts) > 1:
-        return _whole(parts, request.width)
-    return _why(pair, request, [p for column in columns for p in request.grid.column(column)])
+        return _fitting(parts, request.width)
+    return _first_reason(pair, request, [p for column in columns for p in request.grid.column(column)])
 
 
-def _why(pair: Pair, request: Request, wanted: Iterable[Projection]) -> Text:
-    """Why there is nothing to show of these, the first reason; nothing where they only wait to be computed."""
+def _first_reason(pair: Pair, request: Request, wanted: Iterable[Projection]) -> Text:
+    """The first reason why these have no numbers; nothing if they only wait to be computed."""
     found = [r for p in wanted for _, session, q in pair.curves(p, request.side) if (r := _reason(session, q))]
     return Text(f"{len(found)} failed: {printable(found[0])}" if found else "", "red", no_wrap=True)
 
@@ -151,27 +152,27 @@ def _reason(session: Session, p: Projection) -> str:
 
 
 def _marked(pair: Pair, request: Request) -> Text:
-    """The rank of each mark; B/A where there are two models."""
+    """The rank of each mark; B/A if there are two models."""
     lens = Lens(pair, request.threshold, BY_NAME["k"], Side.RATIO if pair.second else Side.A)
     lens.load(request.marks)
     ranks = [f"{printable(label(p, request.marks))} {lens.text(p) or '.'}" for p in request.marks]
-    return _whole([lens.title, *ranks], request.width)
+    return _fitting([lens.title, *ranks], request.width)
 
 
-def _group(pair: Pair, request: Request, wanted: Sequence[Projection]) -> Text:
+def _several(pair: Pair, request: Request, wanted: Sequence[Projection]) -> Text:
     lens = Lens(pair, request.threshold, BY_NAME["k"], request.side)
     lens.load(wanted)
     found = [k for p in wanted if (k := lens.number(p)) is not None]
     parts = [f"{len(found)} of {len(wanted)} computed"]
-    if not found and (why := _why(pair, request, wanted)):
+    if not found and (why := _first_reason(pair, request, wanted)):
         return why
     if found:
         parts.append(f"{lens.title} {lens.written(min(found))} to {lens.written(max(found))}")
-    return _whole(parts, request.width)
+    return _fitting(parts, request.width)
 
 
-def _two(pair: Pair, ours: Projection, request: Request) -> Text:
-    """One projection in both models: first what tells them apart at the current threshold."""
+def _in_both_models(pair: Pair, ours: Projection, request: Request) -> Text:
+    """One projection in both models; numbers in which they differ at the current threshold come first."""
     ratio = Lens(pair, request.threshold, BY_NAME["k"], Side.RATIO)
     ratio.load([ours])
     parts, metrics_of, shapes = [" ".join(filter(None, [f"k{percent(request.threshold)}", pair.shown_as]))], [], []
@@ -183,11 +184,11 @@ def _two(pair: Pair, ours: Projection, request: Request) -> Text:
     if text := ratio.text(ours):
         parts.append(f"B/A {text}")
     together = (part for pair_of in zip_longest(*metrics_of) for part in pair_of if part)
-    return _whole([*parts, *together, *shapes], request.width)
+    return _fitting([*parts, *together, *shapes], request.width)
 
 
 def _summaries(session: Session, p: Projection, threshold: float) -> Iterator[str]:
-    """`eff.rank 151.2` and `stable 8.31`, where they are known."""
+    """`eff.rank 151.2` and `stable 8.31`, if they are known."""
     for measure in (BY_NAME["effective_rank"], BY_NAME["stable_rank"]):
         number = measure.number(session, p, threshold)
         if number is not None:
@@ -195,7 +196,7 @@ def _summaries(session: Session, p: Projection, threshold: float) -> Iterator[st
 
 
 def _state(session: Session, p: Projection, entry: Entry) -> str:
-    """The weighting, or what was fixed of the projection, as its spectrum has it: with what computing it has found."""
+    """The weighting or the gauge of the projection, as stored with its spectrum."""
     made, kept = p.derived, entry.projection.derived
     if made is None or not made.gauge or made.weighting:
         return session.shown_as
@@ -203,7 +204,7 @@ def _state(session: Session, p: Projection, entry: Entry) -> str:
 
 
 def _calibration(session: Session, p: Projection) -> tuple[list[str], list[str]]:
-    """What the file of the weighting says of a projection: what ranks are not to be believed without, and the rest."""
+    """What the moments file says of a projection: first what is needed to judge its ranks, then the rest."""
     said, found = session.said, session.figures(p)
     if said is None:
         return [], []
@@ -219,7 +220,7 @@ def _calibration(session: Session, p: Projection) -> tuple[list[str], list[str]]
     return warned, [*held, tokens]
 
 
-def _single(session: Session, p: Projection, request: Request) -> Text:
+def _one_projection(session: Session, p: Projection, request: Request) -> Text:
     entry = session.entry(p)
     if entry is None:
         if reason := _reason(session, p):
@@ -244,11 +245,11 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         parts.append(f"from {p.stored_as}")
     made = entry.provenance
     parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {made.noise_floor:.0e}", made.solver, made.device]
-    return _whole(parts, request.width)
+    return _fitting(parts, request.width)
 
 
-def _whole(parts: Sequence[str], width: int) -> Text:
-    """The parts that fit."""
+def _fitting(parts: Sequence[str], width: int) -> Text:
+    """The parts that fit into `width`."""
     kept = list(parts)
     while len(kept) > 1 and len("  ".join(kept)) > width:
         kept.pop()

@@ -1,4 +1,4 @@
-"""What a chart is asked to show, and what comes back: data that cross from the event loop to the thread that draws."""
+"""What a chart should show, and what is drawn: data exchanged by the event loop and the drawing thread."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Axes(IntEnum):
     LOG_Y = 1
     LINEAR = 2
     ABOVE_NOISE = 3
-    """Of energy: what is more than that of noise."""
+    """For energy: the difference to that of noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything a chart depends on; `version` counts the events that changed a shown projection.
+    """Everything a chart depends on; `version` counts events that changed a shown projection.
 
-    `compare`: the curves are those of `marks`, not of the selection. `origin` is where a walk over layers or
-    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view, `measure`
-    is its number.
+    `compare`: draw the curves of `marks`, not of the selection. `origin`: the selection before a walk over layers or
+    roles. `normalised`: divide singular values by the largest. `lines`: reference lines of the layers view. `measure`:
+    the number of the layers view.
     """
 
     selection: Selection
@@ -58,7 +58,7 @@ class Request:
 
 
 class LayerMark(NamedTuple):
-    """A selected layer under charts over layers: its place on their axes, its name, and where these axes lie."""
+    """The selected layer below charts over layers: its place on their axes, its name, and where these axes are."""
 
     x: float
     name: str
@@ -67,8 +67,8 @@ class LayerMark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """The lines of a chart and its read-out; for a cursor on ranks, how they lie under the chart, and the curves with
-    their values. There is no `ruler` where there are no ranks to walk on. Over layers, `at` is the selected one."""
+    """The lines of a chart and its read-out. For a cursor on ranks, `ruler` is their place in the chart, and `curves`
+    and `values` what is drawn; without ranks there is no `ruler`. Over layers, `at` is the selected one."""
 
     request: Request
     lines: tuple[Text, ...]
@@ -79,7 +79,7 @@ class Painting:
     at: LayerMark | None = None
 
     def columns(self, k: int | None) -> dict[int, list[int]]:
-        """By line of the chart, the columns through which a rule goes: at rank `k`, or at the layer."""
+        """The columns of a vertical rule, by line of the chart: at rank `k`, or at the selected layer."""
         if self.at is not None:
             found = [(ruler, ruler.place(self.at.x)) for ruler in self.at.rulers]
         elif self.ruler is not None and k is not None:

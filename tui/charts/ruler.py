@@ -1,4 +1,4 @@
-"""Where a rank or a layer stands in a chart, and which rank stands some columns further."""
+"""The column of a rank or a layer in a chart, and the rank at a column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pointer(column: int, name: str, width: int) -> Text:
 
 
 def ruled(line: Text, columns: Iterable[int], style: str) -> Text:
-    """A line of a chart with a vertical rule in these columns, where nothing is drawn."""
+    """A line of a chart with a vertical rule in these columns, except over what is drawn."""
     for column in columns:
         line = line.copy()
         line.pad_right(max(0, column + 1 - len(line)))
@@ -30,8 +30,8 @@ def ruled(line: Text, columns: Iterable[int], style: str) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """The x axis as drawn: a canvas of `columns` with two dots each, right of `left` others, that shows `span` of
-    the ranks 1 ... `count`. Its `rows` begin below `top` other lines."""
+    """The x axis as drawn: a canvas of `columns`, each with two dots, that begins at column `left` and shows `span` of
+    the ranks 1 ... `count`. Its `rows` begin at line `top`."""
 
     left: int
     columns: int
@@ -42,23 +42,23 @@ class Ruler:
     rows: int = 0
 
     def column(self, k: int) -> int | None:
-        """The column in the chart's lines of a rank, None where the axis does not show it."""
+        """The column of a rank in the chart's lines, None if the axis does not show it."""
         low, high = self.span
         return self.left + self._column(k) if 1 <= k <= self.count and low <= k <= high else None
 
     def mark(self, k: int, width: int) -> Text:
-        """A line of `width` columns that points at a rank in the chart above it, at the last of them for one beyond;
-        empty where that is not shown."""
+        """A line of `width` columns that points at a rank in the chart above it, or at the last rank for one beyond;
+        empty if that is not shown."""
         k = min(k, self.count)
         at = self.column(k)
         return Text() if at is None else pointer(at, f"k {k}", width)
 
     def place(self, x: float) -> int:
-        """The column in the chart's lines of a place on the axis, at its ends of one beyond."""
+        """The column of a place on the axis in the chart's lines, clamped to the axis."""
         return self.left + self._column(x)
 
     def step(self, k: int, columns: int) -> int:
-        """The rank so many columns further, at least one rank further where there is one."""
+        """The rank this many columns further, by at least one rank if there is one."""
         k = max(1, min(self.count, k))
         if not columns:
             return k
@@ -70,11 +70,11 @@ class Ruler:
         low, high = self.span
         k_inside = max(low, min(high, k))
         place = math.log(k_inside / low) / math.log(high / low) if self.log else (k_inside - low) / (high - low)
-        # As plotext rounds: to a dot, of which a column has two.
+        # Rounded as plotext does: to a dot, two of which make a column.
         return math.floor(round(0.5 + (2 * self.columns - 1) * place, 8)) // 2
 
     def _rank(self, column: int) -> int:
-        """The rank in the middle of a column; in the outermost the first and the last."""
+        """The rank in the middle of a column; in the outermost columns the first and the last."""
         if column <= 0:
             return 1
         if column >= self.columns - 1:

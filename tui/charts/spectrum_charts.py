@@ -1,4 +1,4 @@
-"""What the charts of spectra show: singular values, and the energy they add up to."""
+"""Charts of spectra: singular values, and their cumulative energy."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ MAX_SHAPES = 2
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The curves of a chart, their values, colours and strokes, a title for them, and dim ones to hold them against.
-    `notes` end the legend."""
+    """The curves of a chart with their values, colours, strokes and title; and dim ones for comparison. `notes` end the
+    legend."""
 
     title: str
     curves: tuple[Curve, ...]
@@ -54,7 +54,7 @@ def thin(projections: Sequence[Projection], most: int = MAX_SERIES) -> list[Proj
 
 
 def shown(pair: Pair, request: Request) -> Shown:
-    """What a request for a spectrum or its energy shows. Reads files."""
+    """The curves of a request for a spectrum or its energy. Reads files."""
     if request.compare:
         wanted: tuple[Projection, ...] = request.marks
         title, side = _marked(wanted), Side.RATIO
@@ -76,20 +76,20 @@ def shown(pair: Pair, request: Request) -> Shown:
 
 
 def _marked(marks: Sequence[Projection]) -> str:
-    """How many; where all have one role, the labels do not say which."""
+    """How many are marked, and their role if it is common, which labels then leave out."""
     roles = {f"{p.block}.{p.role}" for p in marks}
     return "  ".join([f"{len(marks)} marked", *(map(printable, roles) if len(roles) == 1 else ())])
 
 
 def is_stored(session: Session, p: Projection) -> bool:
-    """Whether its spectrum can be had."""
+    """Whether its spectrum is stored and readable."""
     return session.entry(p) is not None
 
 
 def curves_of(
     pair: Pair, projections: Iterable[Projection], side: Side
 ) -> tuple[tuple[Curve, ...], tuple[Values, ...]]:
-    """The curves of these projections on a side, as far as they are stored, and their values. Reads files."""
+    """The stored curves of these projections on a side, and their values. Reads files."""
     kept = list(projections)
     found = [(letter, s, q, p) for p in kept for letter, s, q in pair.curves(p, side) if is_stored(s, q)]
     for session in pair.sessions:
@@ -97,7 +97,7 @@ def curves_of(
     curves, arrays = [], []
     for letter, session, q, p in found:
         if (values := session.values(q)) is not None and len(values):
-            # Of one projection in two models the letter alone tells the curves apart.
+            # For one projection in two models the letter is enough.
             name = " ".join(filter(None, [label(p, kept), letter]))
             curves.append(Curve(printable(name), session, q))
             arrays.append(values)
@@ -105,7 +105,7 @@ def curves_of(
 
 
 def label(p: Projection, among: Sequence[Projection]) -> str:
-    """What tells a curve from the others: its layer, its role, its expert or head."""
+    """The words that tell a curve from the others: its layer, its role, its expert or head."""
     parts = []
     if len({(q.tower, q.layer) for q in among}) > 1 and p.layer is not None:
         parts.append(f"{p.tower}.{p.layer}" if p.tower else str(p.layer))
@@ -119,7 +119,7 @@ def label(p: Projection, among: Sequence[Projection]) -> str:
 
 
 def _raw(curves: Sequence[Curve]) -> tuple[tuple[str, Values], ...]:
-    """The spectrum of the matrix as it is, of a lone one in another state."""
+    """The spectrum of the matrix as it is, if a single curve shows it in another state."""
     if len(curves) != 1 or not is_state(curves[0][2]):
         return ()
     _, session, p = curves[0]
@@ -131,7 +131,7 @@ def _raw(curves: Sequence[Curve]) -> tuple[tuple[str, Values], ...]:
 
 
 def _origin(pair: Pair, request: Request, room: int) -> tuple[tuple[str, Values], ...]:
-    """The curves of where a walk began, if there is room for them all."""
+    """The curves of the selection before a walk, if there is room for them all."""
     if request.compare or request.origin in (None, request.selection):
         return ()
     assert request.origin is not None
@@ -144,7 +144,7 @@ def _origin(pair: Pair, request: Request, room: int) -> tuple[tuple[str, Values]
 
 
 def hint(pair: Pair, request: Request, wanted: Sequence[Projection], how: str) -> str:
-    """What to do where nothing can be drawn; `how` to have it computed."""
+    """What to do if nothing can be drawn; `how` says how to compute it."""
     if not wanted:
         return "nothing marked: space marks the selection" if request.compare else "nothing is selected"
     found = [(s, q) for p in wanted for _, s, q in pair.curves(p, request.side)]
@@ -162,8 +162,8 @@ def hint(pair: Pair, request: Request, wanted: Sequence[Projection], how: str) -
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A curve to draw: its first `known` values are known, of the others only that they are below the solver's floor.
-    `kept` of the known ones are drawn."""
+    """A curve to draw: the first `known` values are known, the others only below the solver's noise floor. `kept` of
+    the known ones are drawn."""
 
     name: str
     shape: tuple[int, int, int]
@@ -178,8 +178,8 @@ class Drawn:
 
 
 def draw_spectrum(pair: Pair, request: Request) -> tuple[Figure, Shown]:
-    """Singular values against their index, with noise of their shape, and dim where they are only bounds.
-    Reads files."""
+    """Singular values against their index, with noise of their shape. Values that are only bounds are dim. Reads
+    files."""
     found = shown(pair, request)
     return _spectrum(request, found), found
 
@@ -203,19 +203,19 @@ def _spectrum(request: Request, found: Shown) -> Figure:
 
 
 def _has_noise(p: Projection) -> bool:
-    """Whether noise of its shape alone says something of a projection."""
+    """Whether noise of the projection's shape alone is a meaningful comparison."""
     return not is_under_weighting(p) and is_like_noise(p)
 
 
 def spectrum_axes(request: Request, most: int) -> tuple[Axis, Axis]:
-    """Of singular values against their index; all `most` of them have a place, if not all are drawn."""
+    """Axes for singular values against their index, with room for all `most`, even if fewer are drawn."""
     axes = Axes(request.axes)
     name = "singular value / largest" if request.normalised else "singular value (unit of the weights)"
     return Axis("index k", log=axes is Axes.LOG_LOG, span=(1.0, float(most))), Axis(name, log=axes is not Axes.LINEAR)
 
 
 def measured(curve: Curve, values: Values, request: Request, columns: int) -> Drawn:
-    """A curve as it is to be drawn on so many columns; `values`: float64, shape (r,), descending."""
+    """A curve as drawn on a number of columns; `values`: float64, shape (r,), descending."""
     name, session, p = curve
     entry = session.entry(p)
     known = int((values > (entry.provenance.noise_floor if entry else 0.0)).sum()) or len(values)
@@ -224,7 +224,7 @@ def measured(curve: Curve, values: Values, request: Request, columns: int) -> Dr
 
 
 def crossing(series: Series, values: Values, request: Request) -> Series:
-    """A curve over the ranks of a spectrum, with its threshold rank and a dot there, if it is drawn so far."""
+    """A curve over the ranks of a spectrum, with its threshold rank, and a dot there if it is drawn that far."""
     rank = metrics.threshold_rank(values, request.threshold)
     dot = (float(rank), float(series.y[rank - 1])) if 0 < rank <= len(series.y) else None
     return replace(series, value=str(rank), dot=dot)
@@ -240,9 +240,9 @@ def _scaled(values: Values, normalised: bool) -> Values:
 
 
 def _drawn_down(values: Values, request: Request, columns: int) -> int:
-    """How many of a descending curve to draw: on a log axis its end may fall by decades within the last column
-    (1.6e-3 after 0.15 in the demo) and would press all the rest into the top. It is drawn down to a third of where
-    that column begins."""
+    """How many values of a descending curve to draw. On a log axis the end may fall by decades within the last column
+    (to 1.6e-3 from 0.15 in the demo), which would press all the rest into the top; so it ends at a third of the value
+    where that column begins."""
     axes = Axes(request.axes)
     if axes is Axes.LINEAR:
         return len(values)
@@ -252,8 +252,8 @@ def _drawn_down(values: Values, request: Request, columns: int) -> int:
 
 
 def _split(one: Drawn, look: tuple[int, Stroke], log: bool, request: Request) -> list[Series]:
-    """The values that are known, and dim the others: on a log axis at most a decade lower, for they may be
-    anything down to 0."""
+    """The known values, and dim the others: on a log axis at most a decade lower, for they may be anything down to
+    0."""
     ranks, known = ranks_of(one.values), one.known
     found = [crossing(Series(one.name, ranks[: one.kept], one.values[: one.kept], *look), one.values, request)]
     if known < len(ranks):
@@ -263,17 +263,17 @@ def _split(one: Drawn, look: tuple[int, Stroke], log: bool, request: Request) ->
 
 
 def _within(series: Series, span: Span) -> Series:
-    """A dim curve as far as it does not squash the others."""
+    """The part of a dim curve that does not compress the others."""
     keep = (series.y >= span[0]) & (series.y <= span[1])
     return replace(series, x=series.x[keep], y=series.y[keep])
 
 
 def _noise(drawn: Sequence[Drawn], span: Span, request: Request) -> tuple[list[Series], tuple[Level, ...]]:
-    """Noise of the shapes that are drawn, as strong as the noise in them; for a lone curve its edge too."""
+    """Noise of the drawn shapes, as strong as the noise in them; for a single curve its edge too."""
     scales: dict[tuple[int, int, int], list[float]] = {}
     for one in drawn:
         scale = null.noise_scale(one.values, *one.shape)
-        if scale > 0 and one.known > len(one.values) // 2:  # else the median, of which it is made, is not known
+        if scale > 0 and one.known > len(one.values) // 2:  # otherwise the median, from which it is made, is unknown
             scales.setdefault(one.shape, []).append(scale)
     series = []
     for shape in list(scales)[:MAX_SHAPES]:
@@ -289,7 +289,7 @@ def _noise(drawn: Sequence[Drawn], span: Span, request: Request) -> tuple[list[S
 
 
 def _shape(p: Projection) -> tuple[int, int, int]:
-    """Noise does not know rows from columns; the last is Projection.inner."""
+    """The shape of noise to compare with, the smaller side first; the last is Projection.inner."""
     return min(p.rows, p.cols), max(p.rows, p.cols), p.inner
 
 
@@ -324,7 +324,7 @@ def _energy(request: Request, found: Shown) -> Figure:
 
 
 def energy_of(values: Values, session: Session, p: Projection, request: Request) -> Values | None:
-    """Cumulative energy in %, shape (r,), or how much more it is than that of noise: None where that is not known."""
+    """Cumulative energy in %, shape (r,), or its difference to that of noise: None if that is unknown."""
     if Axes(request.axes) is not Axes.ABOVE_NOISE:
         return 100.0 * metrics.energy(values)
     noise = mean_energy(session, p)
@@ -332,8 +332,8 @@ def energy_of(values: Values, session: Session, p: Projection, request: Request)
 
 
 def noise_energy(session: Session, p: Projection) -> Values | None:
-    """null.noise_energy of the shape; under a weighting that of the noise that was drawn under the same, None where
-    that is not in memory."""
+    """null.noise_energy of the shape. Under a weighting, that of the noise drawn under the same weighting, None if that
+    is not in memory."""
     if not is_under_weighting(p):
         return null.noise_energy(p.rows, p.cols, p.inner)
     values = session.values(noise_of(p)) if is_weighted(p) else None
@@ -341,7 +341,7 @@ def noise_energy(session: Session, p: Projection) -> Values | None:
 
 
 def mean_energy(session: Session, p: Projection) -> Values | None:
-    """null.mean_energy likewise."""
+    """As noise_energy, by null.mean_energy."""
     if not is_like_noise(p):
         return None
     if not is_under_weighting(p):
@@ -351,7 +351,7 @@ def mean_energy(session: Session, p: Projection) -> Values | None:
 
 
 def energy_axes(request: Request) -> tuple[Axis, Axis]:
-    """Of energy against components."""
+    """Axes for energy against components."""
     axes = Axes(request.axes)
     x = Axis("components k", log=axes is Axes.LOG_LOG)
     if axes is Axes.ABOVE_NOISE:
@@ -367,5 +367,5 @@ def energy_levels(request: Request, thresholds: Iterable[float]) -> tuple[Level,
 
 
 def threshold_level(threshold: float, request: Request) -> Level:
-    """The line of a threshold, brighter where it is the current one."""
+    """The line of a threshold, brighter if it is the current one."""
     return Level(100.0 * threshold, f"{percent(threshold)} %", is_bright=threshold == request.threshold)

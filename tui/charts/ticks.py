@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from .figure import Axis, Span
 
 _SHORT = -4, 6
-"""Exponents of numbers that are written without one."""
+"""Numbers with exponents in this range are written without one."""
 
 
 def ticks(span: Span, log: bool, most: int, *, whole: bool = False) -> list[float]:
-    """At most about `most` round numbers within the span; `whole`: of a count, never between two whole numbers."""
+    """About `most` round numbers within the span; `whole`: for a count, only whole numbers."""
     return _log_ticks(*span, most, whole) if log else _linear_ticks(*span, most, whole)
 
 
@@ -24,13 +24,13 @@ def tick_text(value: float) -> str:
 
 
 def axis_ticks(axis: Axis, span: Span, most: int, *, whole: bool = False) -> dict[float, str]:
-    """At most about `most` round numbers within the span of an axis, and what is written at each."""
+    """About `most` round numbers within the span of an axis, each with its text."""
     found = _exponent_ticks(*span, most) if axis.exponents else ticks(span, axis.log, most, whole=whole)
     return {number: axis_text(axis, number) for number in found}
 
 
 def axis_text(axis: Axis, number: float) -> str:
-    """What is written at a number of an axis."""
+    """The text at a number of an axis."""
     if axis.exponents and not _SHORT[0] <= number < _SHORT[1]:
         tens = math.floor(number + 1e-9)
         return _with_exponent(10 ** (number - tens), 2, tens)
@@ -40,7 +40,7 @@ def axis_text(axis: Axis, number: float) -> str:
 
 
 def _exponent_ticks(low: float, high: float, most: int) -> list[float]:
-    """The exponents of what _log_ticks gives for the numbers, which may have no floats."""
+    """Ticks as _log_ticks makes them, as exponents of ten, for numbers that may be beyond float64."""
     decades = range(math.floor(low), math.ceil(high) + 1)
     fine = [found for decade in decades for digit in (1, 2, 5) if low <= (found := decade + math.log10(digit)) <= high]
     if len(fine) < 2:
@@ -51,7 +51,7 @@ def _exponent_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def _with_exponent(number: float, digits: int, tens: int) -> str:
-    """`1.2e308`: a number times 10^tens, which may have no float."""
+    """`1.2e308`: a number times 10^tens, which may be beyond float64."""
     digit, _, exponent = f"{number:.{digits - 1}e}".partition("e")
     return f"{float(digit):g}e{tens + int(exponent)}"
 
@@ -64,7 +64,7 @@ def _linear_ticks(low: float, high: float, most: int, whole: bool) -> list[float
 
 
 def _log_ticks(low: float, high: float, most: int, whole: bool) -> list[float]:
-    """1 2 5 10 ..., else powers of ten, else every second, third ... of them; over less than a decade 1 1.5 2 3 5 7."""
+    """1 2 5 10 ..., else powers of ten, or every second, third ... of them; over less than a decade 1 1.5 2 3 5 7."""
     fine, tens = _between(low, high, (1, 2, 5)), _between(low, high, (1,))
     finer = _between(low, high, (1, 1.5, 2, 3, 5, 7)) if high < 10 * low else []
     finer = [value for value in finer if not whole or value == round(value)]

@@ -42,11 +42,11 @@ TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16
 _LINE_SECONDS = 5.0
 _MADE = "made"
 _ROUNDING = 0.02
-"""More than the rounding of factors to bfloat16 moves an error by, its eps being .0078."""
+"""bfloat16's eps is .0078: an error that rises by more than this is not explained by rounding factors to bfloat16."""
 
 
 def apply(args: Namespace, root: Path) -> int:
-    """Write the folder, and print what each projection has lost."""
+    """Write the new checkpoint into a folder, and print the error of each projection."""
     output = output_folder(args.output, "-o DIR")
     plan = read_plan(Path(args.plan).expanduser())
     if plan.cost == "pifa" and not args.merge:
@@ -56,7 +56,7 @@ def apply(args: Namespace, root: Path) -> int:
     if not works:
         raise InputError("the plan keeps every projection as it is: there is nothing to apply")
     place = placing(args.device, args.threads)
-    with temporary_folder(output.parent) as folder, at_end(partial(_put_away, folder, output)):
+    with temporary_folder(output.parent) as folder, at_end(partial(_remove_unfinished, folder, output)):
         try:
             layout = _layout(model, works, args, place, folder)
             done, numbers = _write(layout, folder / _MADE, output.parent)
@@ -72,7 +72,8 @@ def apply(args: Namespace, root: Path) -> int:
 def _layout(
     model: Model, works: Sequence[Work], args: Namespace, place: Callable[[HostArray], Any], folder: Path
 ) -> RewrittenCheckpoint:
-    """Of the model itself; of a GGUF file of what transformers makes of it, in a temporary folder."""
+    """The files to write: from the model's own, or for a GGUF file from what transformers makes of it in a temporary
+    folder."""
     checkpoint = model.checkpoint
     assert checkpoint is not None
     dtype, tell = TYPES.get(args.dtype or ""), _Progress(len(works))
@@ -98,7 +99,8 @@ def _layout(
 
 
 def _write(layout: RewrittenCheckpoint, folder: Path, parent: Path) -> tuple[list[WrittenProjection], int]:
-    """Write all of it, if `parent` has room; what each projection has lost as read back, and how many numbers."""
+    """Write the checkpoint if `parent` has room for it. Return the errors, measured on the files as read back, and how
+    many numbers were written."""
     entries = layout.entries()
     _check_room(parent, bytes_of(entries, layout.checkpoint))
     folder.mkdir()
@@ -109,7 +111,7 @@ def _write(layout: RewrittenCheckpoint, folder: Path, parent: Path) -> tuple[lis
 
 
 class _Progress:
-    """Says now and then how many matrices are factored."""
+    """Reports now and then how many matrices are factored."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
@@ -136,7 +138,7 @@ def _opened(plan: Plan, named: str | None, root: Path) -> Model:
 
 
 def _name(plan: Plan, root: Path) -> str:
-    """What to open: a commit on the Hub, or the one path of that name among the models that have stored spectra."""
+    """The name to open: a commit on the Hub, or the path in the store where only one model of that name has spectra."""
     if plan.commit:
         return f"{plan.model}@{plan.commit}"
     found = [
@@ -146,7 +148,8 @@ def _name(plan: Plan, root: Path) -> str:
 
 
 def _weighting(plan: Plan, named: str | None, model: Model, root: Path) -> Weighting | None:
-    """That of the plan: a file has to be named again, as a plan holds the digest of its numbers alone."""
+    """The weighting that the plan was made under. A file of moments must be named again: the plan holds only the digest
+    of its numbers."""
     made = plan.weighting
     if made is None:
         if named not in (None, NONE):
@@ -164,7 +167,7 @@ def _weighting(plan: Plan, named: str | None, model: Model, root: Path) -> Weigh
 
 
 def placing(spec: str, threads: int | None) -> Callable[[HostArray], Any]:
-    """What brings a matrix to the device that is named first; where that has no room, it stays."""
+    """A function that moves a matrix to the first device of `spec`, or leaves it where it is if that has no room."""
     found, notes = pick(spec)
     for note in notes:
         say(note)
@@ -180,7 +183,7 @@ def placing(spec: str, threads: int | None) -> Callable[[HostArray], Any]:
 
 
 def _say_kind(checkpoint: Checkpoint) -> None:
-    """What a user should know of a model that is not as transformers writes it."""
+    """Warn about a model whose files differ from what transformers writes."""
     if checkpoint.format is not SAFETENSORS:
         say("it is not safetensors: written as safetensors under the same names, which is not tested to load")
     if checkpoint.quantisation:
@@ -195,22 +198,22 @@ def _check_room(folder: Path, size: int) -> None:
         raise InputError(f"it takes {byte_size(size)}, and {byte_size(left)} are free in {printable(str(folder))}")
 
 
-def _put_away(folder: Path, output: Path) -> str:
-    """Called from another thread where a signal ends the program."""
+def _remove_unfinished(folder: Path, output: Path) -> str:
+    """Remove the unfinished folder. Called from another thread when a signal ends the program."""
     is_whole = output.is_dir() and any(output.iterdir())
     shutil.rmtree(folder, ignore_errors=True)
     return "" if is_whole else f"nothing is written to {printable(str(output))}"
 
 
 def _counted(plan: Plan, works: Sequence[Work], done: Sequence[WrittenProjection]) -> str:
-    """What has become of the numbers that were factored, as counted in the files and as the plan has it."""
+    """How many numbers the factored matrices had and have now, as counted in the files and as the plan says."""
     before = sum(work.projection.rows * work.projection.cols for work in works)
     stated = sum(row.parameters for row in plan.rows if row.rank is not None)
     return f": {sum(each.parameters for each in done):,} ({stated:,} by the plan) in the place of {before:,}"
 
 
 def _print(done: Sequence[WrittenProjection], plan: Plan, merge: bool) -> None:
-    """A row a projection."""
+    """Print a table with a row for each projection."""
     console = make_console()
     table = plain_table(console)
     columns = ("rank", "planned", "written", "type", "numbers")

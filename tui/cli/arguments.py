@@ -1,4 +1,4 @@
-"""What each command takes on the command line. Imports argparse, and for the names of views the table of them."""
+"""The arguments of each command. Imports only argparse and the table of views, for their names."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EXIT_CODES = (
 
 
 def scan(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope scan`."""
+    """Add the arguments of `rankscope scan`."""
     add_filter(parser)
     add_computing(parser)
     add_thresholds(parser)
@@ -64,7 +64,7 @@ def scan(parser: argparse.ArgumentParser) -> None:
 
 
 def show(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope show`."""
+    """Add the arguments of `rankscope show`."""
     add_view(parser, named_for("text"))
     add_weight(parser)
     add_gauge(parser)
@@ -76,7 +76,7 @@ def show(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    """What `show` alone takes of the views."""
+    """Add the arguments of views that `plot` does not have."""
     parser.add_argument("--by", choices=("role",), help="heatmap, with --against: both models role by role")
     parser.add_argument("--sort", metavar="COLUMN", help="table: by k90, k/k0, stable_rank ..., largest first")
     files = parser.add_mutually_exclusive_group()
@@ -88,7 +88,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def plot(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope plot`."""
+    """Add the arguments of `rankscope plot`."""
     add_view(parser, named_for("picture"))
     add_weight(parser)
     add_gauge(parser)
@@ -97,7 +97,7 @@ def plot(parser: argparse.ArgumentParser) -> None:
 
 
 def inspect(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope inspect`."""
+    """Add the arguments of `rankscope inspect`."""
     parser.add_argument("address", help="address of a projection, as  rankscope tree  lists it: layers.28.mlp.up")
     add_device(parser)
     add_weight(parser)
@@ -108,7 +108,7 @@ def inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def mla(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope mla`."""
+    """Add the arguments of `rankscope mla`."""
     add_filter(parser)
     add_device(parser)
     add_thresholds(parser, "90")
@@ -119,7 +119,7 @@ def mla(parser: argparse.ArgumentParser) -> None:
 
 
 def delta(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope delta`."""
+    """Add the arguments of `rankscope delta`."""
     parser.add_argument("against", metavar="B", help="the fine-tuned model, named as MODEL is")
     add_filter(parser)
     add_device(parser)
@@ -138,12 +138,12 @@ def delta(parser: argparse.ArgumentParser) -> None:
 
 
 def tree(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope tree`."""
+    """Add the arguments of `rankscope tree`."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line and tensor or projection")
 
 
 def export(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope export`."""
+    """Add the arguments of `rankscope export`."""
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.h5, .npz, .csv or .json")
     parser.add_argument(
         "--layout",
@@ -158,7 +158,7 @@ def export(parser: argparse.ArgumentParser) -> None:
 
 
 def moments(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope moments`."""
+    """Add the arguments of `rankscope moments`."""
     add_text(parser)
     parser.add_argument(
         "--tokens",
@@ -171,7 +171,7 @@ def moments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope plan`."""
+    """Add the arguments of `rankscope plan`."""
     parser.add_argument(
         "--cut", type=cut, required=True, metavar="SHARE", help="the share of the parameters to remove: 20%% or 0.2"
     )
@@ -208,7 +208,7 @@ def plan(parser: argparse.ArgumentParser) -> None:
 
 
 def apply(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope apply`."""
+    """Add the arguments of `rankscope apply`."""
     parser.add_argument("plan", metavar="PLAN", help="plan.json, as  rankscope plan  writes it")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder for the checkpoint")
     parser.add_argument("--model", metavar="PATH", help="the planned model, as it was named for  rankscope plan")
@@ -229,7 +229,7 @@ def apply(parser: argparse.ArgumentParser) -> None:
 
 
 def perplexity(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope perplexity`."""
+    """Add the arguments of `rankscope perplexity`."""
     compared = parser.add_mutually_exclusive_group()
     compared.add_argument(
         "--plan", metavar="FILE", help="also with the factors of this plan, put in the place of its weights"
@@ -249,7 +249,7 @@ def perplexity(parser: argparse.ArgumentParser) -> None:
 
 
 def worker(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope worker`."""
+    """Add the arguments of `rankscope worker`."""
     parser.add_argument(
         "address", metavar="ADDRESS", help="address of a Dask scheduler: tcp://host:8786, tls://host:8786, or its file"
     )
@@ -260,12 +260,12 @@ def worker(parser: argparse.ArgumentParser) -> None:
 
 
 def ls(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope ls`."""
+    """Add the arguments of `rankscope ls`."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line and model")
 
 
 def rm(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope rm`."""
+    """Add the arguments of `rankscope rm`."""
     parser.add_argument(
         "--weight",
         metavar="W",
@@ -279,12 +279,12 @@ def rm(parser: argparse.ArgumentParser) -> None:
 
 
 def doctor(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope doctor`."""
+    """Add the arguments of `rankscope doctor`."""
     parser.add_argument("--verify", action="store_true", help="read every stored value, and name what is damaged")
 
 
 def explorer(parser: argparse.ArgumentParser) -> None:
-    """Of `rankscope-tui`."""
+    """Add the arguments of `rankscope-tui`."""
     parser.add_argument(
         "model",
         nargs="*",

@@ -1,4 +1,4 @@
-"""`rankscope show --against MODEL --by role`: two models role by role, whatever their layers are."""
+"""`rankscope show --against MODEL --by role`: two models compared by role, even if their layers do not match."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from rich.text import Text
 
 from rankscope.engine.spectrum import Projection
 
-from ..data.pair import Lens
+from ..data.lens import Lens
 from ..data.role_summaries import Spread, records, role_summaries
 from ..drawing.console_tables import wide_tables
-from .query import Asked
+from .query import Query
 
 
-def print_roles(console: Console, asked: Asked, args: Namespace) -> None:
-    """Roles down; layers, smallest, median and largest of A and of B, and the medians' ratio: a table a lens."""
-    theirs = _theirs(asked, args)
-    for lens in asked.lenses:
-        found = list(role_summaries(lens, asked.projections, theirs))
+def print_roles(console: Console, query: Query, args: Namespace) -> None:
+    """Print a table for each lens. Its rows are roles; its columns are the layers, the smallest, median and largest
+    number of A and of B, and the ratio of the medians."""
+    theirs = _in_second(query, args)
+    for lens in query.lenses:
+        found = list(role_summaries(lens, query.projections, theirs))
         columns = [
             *_columns("A", [role.first for role in found], lens),
             *_columns("B", [role.second for role in found], lens),
@@ -34,13 +35,13 @@ def print_roles(console: Console, asked: Asked, args: Namespace) -> None:
             console.print()
 
 
-def role_records(asked: Asked, args: Namespace) -> Iterator[dict[str, object]]:
-    """The same as records."""
-    return records(asked.lenses, asked.projections, _theirs(asked, args))
+def role_records(query: Query, args: Namespace) -> Iterator[dict[str, object]]:
+    """The same numbers as records."""
+    return records(query.lenses, query.projections, _in_second(query, args))
 
 
-def _theirs(asked: Asked, args: Namespace) -> list[Projection]:
-    second = asked.lens.pair.second
+def _in_second(query: Query, args: Namespace) -> list[Projection]:
+    second = query.lens.pair.second
     assert second is not None
     return second.model.tree.scanned(args.filter)
 

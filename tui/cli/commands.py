@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 import queue
-import sys
-import time
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from rich.text import Text
 
 from rankscope.engine.atomic import is_writable
 from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import ComputeSettings
-from rankscope.engine.compute.events import Event, Notice, Progress
+from rankscope.engine.compute.events import Event, Notice
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
@@ -35,11 +30,12 @@ from ..data.chosen_weighting import NONE, choose
 from ..data.gauged_model import RAW
 from ..data.grid import make_grid
 from ..data.latent_layers import derived_of
+from ..data.lens import Lens
 from ..data.model import Model, open_model
-from ..data.pair import Lens, Pair
+from ..data.pair import Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State
-from ..data.wording import describe, left_out, products_among, solved_again
+from ..data.wording import left_out, products_among, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .ending import at_end
@@ -57,18 +53,15 @@ from .opening import (
     verify,
 )
 from .outputs import output_file
+from .progress import LINE_SECONDS, progress_display
 from .series import each_of
 
-_LINE_SECONDS = 5.0
-"""Between two progress lines where stderr is no terminal."""
 _FAILED_LINES = 8
-"""Projections that fail for one reason and are still named each in a line of its own."""
-_BAR = 16
-"""Characters of the bar: the numbers beside it need the other 64 of a narrow terminal."""
+"""At most this many projections that failed for the same reason get a line each."""
 
 
 def scan(args: Namespace, root: Path) -> int:
-    """Compute what is missing of one model after the other; 0 all done, 1 some failed, 2 one could not be opened."""
+    """Compute what is missing of each model; 0 if all is done, 1 if some failed, 2 if a model could not be opened."""
     return each_of(args.model, lambda name: _scan(Namespace(**{**vars(args), "model": name}), root))
 
 
@@ -82,49 +75,84 @@ def _scan(args: Namespace, root: Path) -> int:
     states, latent = [(weight, gauge) for weight in weights for gauge in gauges], args.derived in ("all", "mla")
     models = [under(model, root, weight, args.filter, gauge, with_derived=latent) for weight, gauge in states]
     shown = [own_of(each, args.filter) for each in models]
+    work = _work_of(shown, args, _derived(model, root, args, weights, gauges))
+    thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
+    events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
+    session = Session(model, root, events.put, ComputeSettings(args.device, args.threads, scheduler=args.scheduler))
+    session.load()
+    session.warm(work.every)  # while what follows reads
+    session.tidy()
+    say_opened(model, session)
+    if not args.recompute:
+        verify(session, work.every)
+    try:
+        with at_end(partial(save, [session])):
+            rows = thresholds if args.json else None
+            compute(session, work.with_rows, events, args.recompute, rows, work.noise)
+    finally:
+        session.close(CLOSE_SECONDS)
+    if not args.json:
+        _print_scanned(session, models, shown, args.threshold or DEFAULT_THRESHOLDS)
+        _say_stored(session, work, args)
+    _say_notes(session, models, work, args)
+    return say_failures(session, work.every)
+
+
+def _say_notes(session: Session, models: Iterable[Model], work: _Work, args: Namespace) -> None:
+    """Print what to know about the numbers of a scan, and what it has left out."""
+    for line in dict.fromkeys(line for each in models for line in lines_of(each.said)):
+        say(line)
+    if line := products_among(work.wanted):
+        say(line)
+    if session.progress is not None and (again := session.progress.again).found:
+        say(solved_again(again))
+    if not args.filter and (rest := left_out(session.raw.tree)):
+        say(f"{rest}: --filter '*' adds them")
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a scan computes: the projections that are `wanted`, their twins with random signs, matrices derived from
+    them, and noise under the weightings."""
+
+    wanted: list[Projection]
+    twins: list[Projection]
+    derived: list[Projection]
+    noise: list[Projection]
+
+    @property
+    def with_rows(self) -> list[Projection]:
+        """Those that get a line of JSON each."""
+        return [*self.wanted, *self.twins, *self.derived]
+
+    @property
+    def every(self) -> list[Projection]:
+        return [*self.with_rows, *self.noise]
+
+
+def _work_of(shown: Sequence[list[Projection]], args: Namespace, derived: Sequence[Projection]) -> _Work:
+    """The work for projections in several states, and for `derived` ones."""
     wanted = [p for found in shown for p in sample(found, args.experts)]
     sound = [p for p in wanted if p.problem is None]
     twins = [flipped(p) for p in sound if not is_state(p) and not p.is_product] if args.null else []
     noise = [noise_of(p) for p in sound if is_weighted(p)]
     named = {p.label for p in wanted}  # the products that the fixed gauge shows are heads too
-    derived = [p for p in _derived(model, root, args, weights, gauges) if p.label not in named]
-    thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
-    events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
-    session = Session(model, root, events.put, ComputeSettings(args.device, args.threads, scheduler=args.scheduler))
-    session.load()
-    session.warm([*wanted, *twins, *derived, *noise])  # while what follows reads
-    session.tidy()
-    say_opened(model, session)
-    if not args.recompute:
-        verify(session, [*wanted, *twins, *derived, *noise])
-    try:
-        with at_end(partial(save, [session])):
-            rows = thresholds if args.json else None
-            compute(session, [*wanted, *twins, *derived], events, args.recompute, rows, noise)
-    finally:
-        session.close(CLOSE_SECONDS)
-    if not args.json:
-        _print_scanned(session, models, shown, args.threshold or DEFAULT_THRESHOLDS)
-        if stored := sum(session.has(p) for p in twins):
-            say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
-        if stored := sum(session.has(p) for p in derived):
-            where = "show --view heads" if args.derived == "heads" else "mla"
-            say(f"{stored} derived spectra are stored; see rankscope {where} {args.model}")
-    for line in dict.fromkeys(line for each in models for line in lines_of(each.said)):
-        say(line)
-    if line := products_among(wanted):
-        say(line)
-    if session.progress is not None and (again := session.progress.again).found:
-        say(solved_again(again))
-    if not args.filter and (rest := left_out(model.tree)):
-        say(f"{rest}: --filter '*' adds them")
-    return say_failures(session, [*wanted, *twins, *derived, *noise])
+    return _Work(wanted, twins, [p for p in derived if p.label not in named], noise)
+
+
+def _say_stored(session: Session, work: _Work, args: Namespace) -> None:
+    """Print how many twins and derived matrices are stored, and which command shows them."""
+    if stored := sum(session.has(p) for p in work.twins):
+        say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
+    if stored := sum(session.has(p) for p in work.derived):
+        where = "show --view heads" if args.derived == "heads" else "mla"
+        say(f"{stored} derived spectra are stored; see rankscope {where} {args.model}")
 
 
 def _print_scanned(
     session: Session, models: Sequence[Model], shown: Sequence[list[Projection]], thresholds: Iterable[float]
 ) -> None:
-    """The tables of a scan: of each state of the model what was asked for."""
+    """Print the tables of each scanned state of the model."""
     for each, found in zip(models, shown, strict=True):
         session.show(each)
         lenses = [Lens(Pair(session), t) for t in dict.fromkeys(thresholds)]
@@ -134,8 +162,8 @@ def _print_scanned(
 def _derived(
     model: Model, root: Path, args: Namespace, weights: Sequence[str], gauges: Sequence[str]
 ) -> list[Projection]:
-    """What is made of several matrices or of parts of one, under each of the weightings and in each of the gauges; a
-    line where there is nothing of that."""
+    """The projections that --derived adds, under each weighting and in each gauge: matrices made of several others, and
+    single heads. Print a line if there are none."""
     if args.offset and args.derived not in ("all", "heads"):
         raise InputError("--offset is for the products of heads: add --derived heads")
     found: list[Projection] = []
@@ -151,10 +179,10 @@ def _derived(
     return found
 
 
-def say_failures(session: Session, asked: Sequence[Projection]) -> int:
-    """Say which of these failed, and why; the exit code."""
+def say_failures(session: Session, computed: Sequence[Projection]) -> int:
+    """Print which of these failed, and why. Return the exit code."""
     failed: dict[str, list[Projection]] = {}
-    for p in asked:
+    for p in computed:
         if session.state(p) is State.FAILED:
             failed.setdefault(session.failures[p.key], []).append(p)
     for reason, found in failed.items():
@@ -163,7 +191,7 @@ def say_failures(session: Session, asked: Sequence[Projection]) -> int:
 
 
 def _say_failed(reason: str, failed: Sequence[Projection]) -> None:
-    """A line for each, or for all of them where they are many."""
+    """Print a line for each, or one for all if they are many."""
     if len(failed) > _FAILED_LINES:
         say(f"failed: {len(failed)} projections, from {failed[0].label} to {failed[-1].label}: {reason}")
         return
@@ -172,7 +200,7 @@ def _say_failed(reason: str, failed: Sequence[Projection]) -> None:
 
 
 def tree(args: Namespace, root: Path) -> int:
-    """Every projection and tensor, from headers and the store's index."""
+    """Print every projection and tensor, from headers and the store's index."""
     model = open_model(args.model, root, or_stored=False)
     session = Session(model, root, lambda _: None, ComputeSettings())
     session.load()
@@ -195,7 +223,7 @@ def tree(args: Namespace, root: Path) -> int:
 
 
 def export(args: Namespace, root: Path) -> int:
-    """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
+    """Write what is stored into one file; 1 if that is only a part of the model, 2 if nothing is stored."""
     try:
         check_name(Path(args.output), args.layout)
     except ValueError as error:
@@ -206,7 +234,7 @@ def export(args: Namespace, root: Path) -> int:
     values = session.read([p.key for p in wanted if session.has(p)])
     say_damage(session)
     stored = stored_of(session, args.model, wanted, args.weight, args.gauge)
-    # Tied tensors share one entry, which names the projection that was computed.
+    # Tied tensors share one entry, which names only the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:
         write_export(entries, values, output, args.layout)
@@ -222,7 +250,7 @@ def export(args: Namespace, root: Path) -> int:
 
 
 def doctor(args: Namespace, root: Path) -> int:
-    """What this machine has; with --verify 1 where a stored value is damaged."""
+    """Print what this machine has; with --verify, 1 if a stored value is damaged."""
     from .doctor import findings, verify_store
 
     lost = args.verify and verify_store(root, say)
@@ -245,16 +273,17 @@ def compute(
     json_thresholds: Sequence[float] | None,
     beside: Sequence[Projection],
 ) -> None:
-    """Run the engine to the end, printing rows as they are saved and progress on stderr. What is computed `beside`
-    what is wanted has no rows."""
+    """Run the engine to the end; print rows as they are saved, and progress on stderr. Projections in `beside` are
+    computed too, but get no rows."""
+    thresholds = json_thresholds or ()
     stored = [] if recompute else [p for p in wanted if session.has(p)]
-    for threshold in json_thresholds or ():
+    for threshold in thresholds:
         session.load_ranks(stored, threshold)
-    for projection in stored if json_thresholds else []:
-        _print_row(session, projection, json_thresholds or ())
+    for projection in stored if thresholds else ():
+        _print_row(session, projection, thresholds)
     by_key: dict[str, list[Projection]] = {}
     for p in wanted:
-        by_key.setdefault(p.key, []).append(p)  # several where tensors are tied
+        by_key.setdefault(p.key, []).append(p)  # several if tensors are tied
     missing = [p for p in (*wanted, *beside) if recompute or not session.has(p)]
     if not missing:
         return
@@ -263,36 +292,55 @@ def compute(
     if to_fetch := session.to_fetch(missing):
         say(f"fetches {byte_size(to_fetch)} of {byte_size(session.size)}")
     session.compute(missing, recompute=recompute)
+    _follow(session, events, by_key, thresholds)
+
+
+def _follow(
+    session: Session,
+    events: queue.SimpleQueue[tuple[Event, ...]],
+    by_key: Mapping[str, Sequence[Projection]],
+    thresholds: Sequence[float],
+) -> None:
+    """Show progress until the engine is done. With `thresholds`, print a row for each projection that is saved or has
+    failed."""
     waiting = ""
-    with _progress_display() as display:
+    with progress_display() as display:
         while session.progress is None or session.progress.busy:
             batch = _next_batch(events)
             changed = session.apply(batch)
-            for notice in (event for event in batch if isinstance(event, Notice)):
-                if notice.fatal:
-                    raise InputError(notice.text)
-                say(notice.text)
+            _say_notices(batch)
             if session.progress:
                 if session.progress.waiting and not waiting:
                     say(f"{session.progress.waiting}; what is computed is kept until there is room, ctrl+c discards it")
                 waiting = session.progress.waiting
                 display.update(session.progress)
-            for key in changed:
-                for p in by_key.get(key, ()) if json_thresholds else ():
-                    if session.state(p) in (State.STORED, State.DONE, State.FAILED):
-                        _print_row(session, p, json_thresholds or ())
+            for p in (p for key in changed for p in by_key.get(key, ())) if thresholds else ():
+                if session.state(p) in (State.STORED, State.DONE, State.FAILED):
+                    _print_row(session, p, thresholds)
+
+
+def _say_notices(events: Iterable[Event]) -> None:
+    """Print what the engine says.
+
+    Raises:
+        InputError: it cannot go on.
+    """
+    for notice in (event for event in events if isinstance(event, Notice)):
+        if notice.fatal:
+            raise InputError(notice.text)
+        say(notice.text)
 
 
 def _next_batch(events: queue.SimpleQueue[tuple[Event, ...]]) -> tuple[Event, ...]:
-    """Empty after some seconds without any: a large matrix takes minutes, and progress is due."""
+    """The next events, or none after some seconds: a large matrix takes minutes, and a progress line is due before."""
     try:
-        return events.get(timeout=_LINE_SECONDS)
+        return events.get(timeout=LINE_SECONDS)
     except queue.Empty:
         return ()
 
 
 def _print_row(session: Session, projection: Projection, thresholds: Iterable[float]) -> None:
-    """One JSON line on stdout, flushed: a reader behind a pipe sees it as soon as it is saved."""
+    """Print one JSON line, flushed, so that a reader behind a pipe sees it as soon as the values are saved."""
     state = session.state(projection)
     entry = session.entry(projection) if state in (State.STORED, State.DONE) else None
     ranks = None
@@ -303,54 +351,3 @@ def _print_row(session: Session, projection: Projection, thresholds: Iterable[fl
     error = session.failures.get(projection.key) or projection.problem or (projection.note if entry is None else "")
     made: dict[str, Any] = row(projection, entry, str(state), error or None, ranks)
     print(json.dumps(made, allow_nan=False), flush=True)
-
-
-class _Lines:
-    """Progress where stderr is no terminal: a plain line every few seconds."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + _LINE_SECONDS
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        return None
-
-    def update(self, progress: Progress) -> None:
-        if (time.monotonic() >= self._next and not progress.waiting) or not progress.busy:
-            self._next = time.monotonic() + _LINE_SECONDS
-            say(describe(progress))
-
-
-class _Bars:
-    """Progress on a terminal: a bar."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(_BAR), MofNCompleteColumn(), TimeElapsedColumn())
-        # Rich would print the rows above the bar, on stderr, even where stdout is a file.
-        self._bar = Bar(
-            *columns,
-            TextColumn("{task.fields[rest]}"),
-            console=make_console(stderr=True),
-            redirect_stdout=sys.stdout.isatty(),
-        )
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        self._task = self._bar.add_task("starting", total=None, rest="")
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._bar.stop()
-
-    def update(self, progress: Progress) -> None:
-        done = progress.done + progress.failed
-        found = progress.devices
-        label = f"{len(found)} devices" if len(found) > 1 else "".join(found) or "starting"
-        rest = "waiting for room" if progress.waiting else describe(progress).partition("  ")[2]
-        self._bar.update(self._task, description=label, total=progress.total, completed=done, rest=rest)
-
-
-def _progress_display() -> _Lines | _Bars:
-    return _Bars() if sys.stderr.isatty() else _Lines()

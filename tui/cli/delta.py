@@ -1,4 +1,4 @@
-"""`rankscope delta`: what fine-tuning changed, and which LoRA rank holds it; and the view of what is stored."""
+"""`rankscope delta`: what fine-tuning changed, and which LoRA rank holds it; and `show --view delta`."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from .commands import compute, say_failures
 from .delta_lora import Lora, outputs_of
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify
-from .query import Asked
+from .query import Query
 
 _THRESHOLDS = (0.9,)
 _MOST_LISTED = 20
-"""Addresses that are named one by one."""
+"""At most this many addresses are listed."""
 
 
 def delta(args: Namespace, root: Path) -> int:
-    """Compute what is missing, and print what changed by projection; 1 where some of it cannot be computed."""
+    """Compute what is missing, and print how each projection changed; 1 if a difference cannot be computed."""
     outputs = outputs_of(args)
     access = Access.DOWNLOAD if args.download else Access.RANGES
     first, second = (open_model(name, root, access, or_stored=False) for name in (args.model, args.against))
@@ -54,30 +54,30 @@ def delta(args: Namespace, root: Path) -> int:
     for threshold in dict.fromkeys(args.threshold or _THRESHOLDS):
         changes = changes_of(session, found.deltas, threshold, args.independent)
         print_changes(console, changes, threshold, f"at {percent(threshold)} % of the energy")
-    for line in (*_about(changes), *_apart(first, second, found), *lines_of(said_of(under, ()))):
+    for line in (*_explanations(changes), *_unpaired(first, second, found), *lines_of(said_of(under, ()))):
         say(line)
     code = say_failures(session, rows)
     return max(code, lora.write(session, (args.threshold or _THRESHOLDS)[0])) if lora is not None else code
 
 
-def print_delta(console: Console, asked: Asked, args: Namespace) -> None:
-    """What is stored of the differences."""
+def print_delta(console: Console, query: Query, args: Namespace) -> None:
+    """Print the differences that are stored."""
     changes: Sequence[DeltaNumbers] = ()
-    for threshold, changes in shown(asked, args).items():
+    for threshold, changes in shown(query, args).items():
         print_changes(console, changes, threshold, f"at {percent(threshold)} % of the energy")
-    for line in _about(changes):
+    for line in _explanations(changes):
         console.print(Text(line))
 
 
-def shown(asked: Asked, args: Namespace) -> dict[float, list[DeltaNumbers]]:
-    """The numbers of `show --view delta` by threshold. Reads files."""
-    session = asked.lens.pair.first
+def shown(query: Query, args: Namespace) -> dict[float, list[DeltaNumbers]]:
+    """The numbers of `show --view delta`, by threshold. Reads files."""
+    session = query.lens.pair.first
     thresholds = dict.fromkeys(args.threshold or _THRESHOLDS)
-    return {t: changes_of(session, asked.projections, t, args.independent) for t in thresholds}
+    return {t: changes_of(session, query.projections, t, args.independent) for t in thresholds}
 
 
 def _computed(first: Model, second: Model, deltas: Sequence[Projection], args: Namespace, root: Path) -> Session:
-    """A session of A in which these are stored, or why not is known."""
+    """A session of A in which these differences are stored, or have failed with a reason."""
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(first, root, events.put, ComputeSettings(args.device, args.threads))
     assert second.checkpoint is not None
@@ -99,7 +99,7 @@ def _computed(first: Model, second: Model, deltas: Sequence[Projection], args: N
 
 
 def print_changes(console: Console, changes: Sequence[DeltaNumbers], threshold: float, title: str) -> None:
-    """A row a difference."""
+    """Print a table with a row for each difference."""
     columns = columns_at(threshold)
     shapes = [f"{c.delta.rows}x{c.delta.cols}" for c in changes]
     texts = [["shape", *shapes], *([column.heading, *(column.text(c) for c in changes)] for column in columns)]
@@ -108,9 +108,9 @@ def print_changes(console: Console, changes: Sequence[DeltaNumbers], threshold: 
         console.print()
 
 
-def title_of(asked: Asked, args: Namespace) -> str:
-    """What `show --side delta` shows."""
-    session = asked.lens.pair.first
+def title_of(query: Query, args: Namespace) -> str:
+    """The title of `show --side delta`."""
+    session = query.lens.pair.first
     return _title(session.raw.name, args.against, session.weighting[0])
 
 
@@ -119,8 +119,8 @@ def _title(first: str, second: str, weighting: str) -> str:
     return f"{printable(second)} - {printable(first)}{by}"
 
 
-def _about(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
-    """What the numbers are, and of which there is no advice."""
+def _explanations(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
+    """Lines below the table: what the numbers mean, and which differences get no advice."""
     yield ADVICE
     if quantised := [c for c in changes if c.quantised]:
         kind = quantised[0].quantised
@@ -133,13 +133,13 @@ def _about(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
         yield f"{same} of {len(changes)} are unchanged to the bit, {rounding} differ by no more than rounding"
 
 
-def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
-    """What of either model has no row."""
+def _unpaired(first: Model, second: Model, found: Matched) -> Iterator[str]:
+    """Lines about projections that have no row because only one model has them."""
     for why in (Apart.SHAPE, Apart.FACTORS, Apart.RENAMED, Apart.ONLY_A, Apart.ONLY_B):
         if listed := found.why(why):
-            yield f"{why}: {len(listed)}: {_named(item.text for item in listed)}"
+            yield f"{why}: {len(listed)}: {_listed(item.text for item in listed)}"
     if listed := found.why(Apart.LEFT_OUT):
-        kinds = kinds_of(_ours(listed))
+        kinds = kinds_of(_in_first(listed))
         count = "1 matrix" if len(listed) == 1 else f"{len(listed)} matrices"
         yield f"{count} ({kinds}) {'is' if len(listed) == 1 else 'are'} left out: --filter '*' adds them"
     if listed := found.why(Apart.VECTOR):
@@ -147,21 +147,21 @@ def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
 
 
 def _vectors(first: Model, second: Model, listed: Sequence[WithoutDifference]) -> Iterator[str]:
-    """Norms and biases: how many of them differ, and by how much."""
+    """Lines about norms and biases: how many differ, and by how much."""
     every = list(vector_changes(first, second, listed))
     changed = [v for v in every if v.relative]
     unlike = [v for v in every if v.relative is None]
-    by = _named(f"{v.listed.text} |d|/|W| {v.relative:.2e}" for v in sorted(changed, key=lambda v: -(v.relative or 0)))
+    by = _listed(f"{v.listed.text} |d|/|W| {v.relative:.2e}" for v in sorted(changed, key=lambda v: -(v.relative or 0)))
     yield f"norms, biases and other vectors: {len(every)}, {len(changed)} of them changed{': ' if by else ''}{by}"
     if unlike:
-        yield f"not compared: {len(unlike)}: {_named(f'{v.listed.text}: {v.reason}' for v in unlike)}"
+        yield f"not compared: {len(unlike)}: {_listed(f'{v.listed.text}: {v.reason}' for v in unlike)}"
 
 
-def _ours(listed: Iterable[WithoutDifference]) -> Iterator[Projection]:
+def _in_first(listed: Iterable[WithoutDifference]) -> Iterator[Projection]:
     yield from (p for item in listed if (p := item.ours) is not None)
 
 
-def _named(texts: Iterable[str]) -> str:
+def _listed(texts: Iterable[str]) -> str:
     every = list(texts)
     more = f" and {len(every) - _MOST_LISTED} more" if len(every) > _MOST_LISTED else ""
     return "; ".join(every[:_MOST_LISTED]) + more

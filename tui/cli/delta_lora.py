@@ -33,10 +33,10 @@ _MOST_LISTED = 8
 
 
 def outputs_of(args: Namespace) -> tuple[Path | None, Path | None]:
-    """Where ranks and adapter are to be written, None for neither.
+    """The file for the ranks and the folder for the adapter; None for what is not wanted.
 
     Raises:
-        InputError: nothing can be written there.
+        InputError: nothing can be written there, or there are several thresholds.
     """
     if not (args.output or args.extract):
         return None, None
@@ -47,7 +47,7 @@ def outputs_of(args: Namespace) -> tuple[Path | None, Path | None]:
 
 
 class Lora:
-    """Of which modules ranks and adapter are to be written; checked before anything is computed."""
+    """The ranks and the adapter, and the modules that get them; checked before anything is computed."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Lora:
     ) -> None:
         """
         Raises:
-            InputError: nothing can be written of these models.
+            InputError: these models have no such ranks or adapter.
         """
         self._output, self._folder = outputs
         sound = [p for p in deltas if p.problem is None and not quantised_of(p)]
@@ -71,7 +71,7 @@ class Lora:
         self._weights = _weights_of(models, self.wanted) if self._folder is not None else None
 
     def write(self, session: Session, threshold: float) -> int:
-        """Write what was asked for; 1 where there is nothing to write."""
+        """Write the files that the options name; 1 if there is nothing to write."""
         known = ranks_of(session, self.wanted, threshold, self._args.independent)
         ranks = {name: rank or 0 for name, rank in known.items()}
         given = ranks_for(self.wanted.found, ranks)
@@ -91,7 +91,7 @@ class Lora:
         return 0
 
     def _say_left(self, known: Mapping[str, int | None], given: LoraRanks) -> None:
-        """What gets no adapter, and why."""
+        """Print which modules get no adapter, and why."""
         reasons = Counter(reason for _, reason in self.wanted.found.left)
         for reason, count in list(reasons.items())[:_MOST_LISTED]:
             first = next(p for p, why in self.wanted.found.left if why == reason)
@@ -127,7 +127,7 @@ class Lora:
 
 
 def _weights_of(models: Sequence[Model], wanted: Wanted) -> tuple[ModuleWeights, ModuleWeights]:
-    """A's and B's weights by module, of which only headers are read here.
+    """The weights of A and of B by module. Reads only headers.
 
     Raises:
         InputError: transformers would not load them, or a module has another shape in B.

@@ -1,4 +1,4 @@
-"""Differences of two checkpoints that are stored, as the projections of a model: every view shows them so."""
+"""Stored differences of two checkpoints, opened as the projections of a model so that every view can show them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .opening import open_spectra
 
 
 def open_deltas(args: Namespace, root: Path) -> Session:
-    """A session of A that shows the differences B - A; of weights that are gone, those that are stored.
+    """A session of A that shows the differences B - A: all of them, or only stored ones if the weights are gone.
 
     Raises:
-        InputError: neither can be had, or nothing of that is stored.
+        InputError: a model cannot be opened, or none of its differences is stored.
     """
     session = open_spectra(args.model, root, NONE, None, RAW)
     found = _deltas(session, args, root)
@@ -40,7 +40,7 @@ def _deltas(session: Session, args: Namespace, root: Path) -> list[Projection]:
     try:
         second = open_model(args.against, root, Access.CACHE)
     except InputError:
-        second = None  # gone: what is stored of it lies with A
+        second = None  # its weights are gone: what is stored of the differences is kept with A
     if second is not None and session.raw.checkpoint is not None and second.checkpoint is not None:
         return list(matched(session.raw, second, under, args.filter).deltas)
     stored = stored_deltas(session.store.stored(), args.against, under.name if under is not None else "")

@@ -1,4 +1,4 @@
-"""What `rankscope doctor` looks at."""
+"""The findings of `rankscope doctor` on this machine and its store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "numpy", "h5py", "safetensors", "gguf", "huggingface_hub",
 
 
 def findings(root: Path) -> Iterator[tuple[str, str]]:
-    """Name and finding, one a line, in the order a helper would ask for them."""
+    """Name and finding, one for each line, in the order in which somebody who helps would ask for them."""
     yield "rankscope", f"{version('rankscope-tui')}, Python {platform.python_version()} at {sys.executable}"
     yield "packages", ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
     yield from _devices()
@@ -35,7 +35,8 @@ def findings(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def verify_store(root: Path, say: Callable[[str], None]) -> bool:
-    """Read every byte that is stored under a root and say what is damaged, or cannot be read; whether anything is."""
+    """Read every byte that is stored under a root and report what is damaged or cannot be read. Return whether
+    anything is."""
     count = lost = 0
     damaged: list[tuple[Path, str]] = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:

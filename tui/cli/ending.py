@@ -1,8 +1,8 @@
-"""Signals that end a program: what is computed is saved, the terminal is put back, and one line says so.
+"""Signals that end a program: computed values are saved, the terminal is restored, and one line says so.
 
-Python calls a handler between two steps of its main thread, which may be held up in a name server's answer or by a
-terminal that takes nothing. So a thread of ours ends the program: Python writes a signal's number into a pipe at once
-(signal.set_wakeup_fd), and the thread reads it. Where the main thread answers, it unwinds first, as by ctrl+c.
+Python calls a signal handler between two steps of its main thread, which may be blocked by a name server's answer or
+by a terminal that takes no output. So a thread of ours ends the program: Python writes the signal's number into a pipe
+at once (signal.set_wakeup_fd), and the thread reads it. If the main thread responds, it unwinds first, as by ctrl+c.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _SUSPENDING = (signal.SIGTSTP, signal.SIGCONT)
 UNWIND_SECONDS = 0.8
-"""How long the main thread has to put away what it was at; the program ends within a second."""
+"""Seconds that the main thread has to stop its work; the program ends within a second."""
 _WRITE_SECONDS = 0.1
-"""How long a terminal or pipe that takes nothing is waited for."""
+"""Seconds to wait for a terminal or pipe that takes no output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What has to be done before the program ends: `save` saves and says what, `restore` puts the terminal back."""
+    """Work to do before the program ends: `save` saves and returns a line about it, `restore` resets the terminal."""
 
     save: Callable[[], str]
     restore: Callable[[], None] | None
 
 
 class Ending:
-    """Inside `with`, a signal ends the process with exit code 128 + its number, after the tasks are done.
+    """Inside `with`, a signal ends the process with exit code 128 + its number, after its tasks are done.
 
-    A signal that was ignored before, by nohup or a shell's `&`, stays ignored. On threads other than the main one
-    nothing happens: only the main one may set handlers.
+    A signal that was ignored before, by nohup or a shell's `&`, stays ignored. In threads other than the main one this
+    does nothing, as only the main thread may set handlers.
     """
 
     def __init__(self, prog: str) -> None:
@@ -62,7 +62,7 @@ class Ending:
             before = signal.getsignal(number)
             if before is not None and before is not signal.SIG_IGN:
                 self._before[number] = before
-                signal.signal(number, self._came)
+                signal.signal(number, self._on_signal)
         _open.append(self)
         self._is_inside = True
         return self
@@ -82,7 +82,7 @@ class Ending:
         os.close(self._reading)
 
     def _leave_it_to_the_thread(self) -> NoReturn:
-        """The main thread has unwound: the other one says what was saved, and ends the process."""
+        """Wait, as the main thread has unwound: the other thread says what was saved, and ends the process."""
         with suppress(OSError):
             sys.stdout.flush()
         self._unwound.set()
@@ -90,22 +90,22 @@ class Ending:
             signal.pause()
 
     def has_come(self) -> bool:
-        """Whether a signal ends the program."""
+        """Whether a signal has come and the program is ending."""
         return bool(self._number)
 
-    def _came(self, number: int, _: FrameType | None) -> None:
-        """In the main thread. What comes after the first changes nothing: saving is under way."""
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        """Note a signal, in the main thread. Later signals change nothing, as saving has begun."""
         if self._number:
             return
         self._number = number
-        for other in _SUSPENDING:  # textual's: they would stop the process, or set up the screen again
+        for other in _SUSPENDING:  # Textual's handlers: they would stop the process, or set up the screen again
             if callable(signal.getsignal(other)):
                 signal.signal(other, _do_nothing)
         if self._is_inside and not any(task.restore for task in self.tasks):
             raise KeyboardInterrupt
 
     def _wait(self) -> None:
-        # A process in the background may still put its terminal back.
+        # A process in the background may still restore its terminal.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
         while came := os.read(self._reading, 1):
             if came[0] in self._before:
@@ -129,9 +129,9 @@ class Ending:
 
 @contextmanager
 def at_end(save: Callable[[], str], restore: Callable[[], None] | None = None) -> Iterator[None]:
-    """Inside, a signal that ends the program first calls `save`, from another thread; what it returns is said.
+    """Inside `with`, a signal that ends the program first calls `save` from another thread, and prints what it returns.
 
-    With `restore` there is a screen: it is called after `save`, and the main thread is not interrupted.
+    `restore` says that there is a screen: it is called after `save`, and the main thread is not interrupted.
     """
     task = Task(save, restore)
     for ending in _open[-1:]:
@@ -145,11 +145,11 @@ def at_end(save: Callable[[], str], restore: Callable[[], None] | None = None) -
 
 
 _open: list[Ending] = []
-"""The one whose `with` the main thread is in; several only where a test calls a command within another."""
+"""The one whose `with` the main thread is in; there are several only if a test calls a command within another."""
 
 
 def _result(save: Callable[[], str | None]) -> str:
-    """What it says, or why it failed: the rest of the ending goes on."""
+    """What the function returns, or why it failed: the rest of the ending goes on."""
     try:
         return save() or ""
     except Exception as error:  # noqa: BLE001 - whatever it is, the process ends, and says so
@@ -157,7 +157,7 @@ def _result(save: Callable[[], str | None]) -> str:
 
 
 def _write(text: str) -> None:
-    """On stderr, around its lock, which a thread may hold; a terminal that is gone or takes nothing is left."""
+    """Write on stderr without its lock, which a thread may hold; give up if the terminal is gone or takes no output."""
     try:
         if select.select([], [2], [], _WRITE_SECONDS)[1]:
             os.write(2, text.encode("ascii", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""Lines on stderr of how far a run is, and when it will be done."""
+"""Progress lines on stderr: how much of a run is done, and when it will end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _LINE_SECONDS = 5.0
 
 
 class EtaLines:
-    """A line every few seconds, and at the end of each thing that is counted."""
+    """Prints a line every few seconds, and one when a task is complete."""
 
     def __init__(self) -> None:
         self._began = self._last = time.monotonic()
         self._what = ""
 
     def tell(self, what: str, done: int, total: int) -> None:
-        """Of `what` so many are done, of so many; where it is not what was told of last, its time begins."""
+        """Report that `done` of `total` steps of the task `what` are done. The clock restarts with each new task."""
         now = time.monotonic()
         if what != self._what:
             self._began = now if self._what else self._began

@@ -1,4 +1,4 @@
-"""Single heads on the command line: what `scan --derived` computes of them, and the view of what is stored."""
+"""Single heads on the command line: `scan --derived heads` and `show --view heads`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..data.head_rows import HeadRows, head_grid, head_rows, in_state, label_of,
 from ..data.model import Model
 from ..drawing.console import say
 from ..drawing.console_tables import layer_tables
-from .query import Asked
+from .query import Query
 
 
 def heads_to_compute(model: Model, root: Path, weight: str, gauges: Sequence[str], args: Namespace) -> list[Projection]:
-    """The heads that a filter leaves, under a weighting and in each of the gauges; a line where they cannot be told.
+    """The heads that the filter shows, under a weighting and in each of the gauges; a line if heads cannot be told.
 
     Raises:
-        InputError: it is not known how RoPE turns queries at the offset that is asked for.
+        InputError: RoPE of this model is unknown, which --offset needs.
     """
     found: list[Projection] = []
     for gauge in gauges:
@@ -42,17 +42,17 @@ def _rows(model: Model, root: Path, weight: str, gauge: str, offset: int) -> Hea
     return head_rows(in_state(model, root, choose(weight, model, root, lambda _: None), gauge), offset)
 
 
-def shown(asked: Asked, args: Namespace) -> HeadRows:
-    """What `show --view heads` shows.
+def shown(query: Query, args: Namespace) -> HeadRows:
+    """The numbers of `show --view heads`.
 
     Raises:
-        InputError: nothing is stored of it.
+        InputError: no spectrum of a head is stored.
     """
-    session = asked.lens.pair.first
+    session = query.lens.pair.first
     if session.raw.checkpoint is None:
         rows = stored_rows(session, args.offset)
     else:
-        whole = replace(session.raw, tree=build_tree(session.raw.checkpoint))  # of no filter and in no state
+        whole = replace(session.raw, tree=build_tree(session.raw.checkpoint))  # without filter, weighting and gauge
         rows = _rows(whole, session.root, args.weight, args.gauge, args.offset)
     rows = rows.named(args.filter)
     if args.of:
@@ -68,14 +68,14 @@ def shown(asked: Asked, args: Namespace) -> HeadRows:
     return rows
 
 
-def print_heads(console: Console, asked: Asked, args: Namespace) -> None:
-    """Layers x heads of each kind, a table a threshold."""
-    rows = shown(asked, args)
+def print_heads(console: Console, query: Query, args: Namespace) -> None:
+    """Print layers x heads of each kind, a table for each threshold."""
+    rows = shown(query, args)
     for kind, found in rows.by_kind.items():
         if all(p.problem for p in found):
             continue
         console.print(Text(f"{label_of(found)}: layers x {'KV heads' if kind in BY_KV_HEAD else 'heads'}"))
-        for lens in (lens_for(each, kind) for each in asked.lenses):
+        for lens in (lens_for(each, kind) for each in query.lenses):
             lens.load(found)
             for table in layer_tables(console, head_grid(found), lens):
                 console.print(table)

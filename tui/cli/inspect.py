@@ -1,4 +1,4 @@
-"""`rankscope inspect`: what the first direction of one projection is; and the view of all that are computed."""
+"""`rankscope inspect`: what the first direction of a projection is; and `show --view directions`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from ..drawing.console import add_columns, make_console, plain_table
 from .commands import compute, say_failures
 from .ending import at_end
 from .opening import save, say_opened, under
-from .query import Asked
+from .query import Query
 
 
 def inspect(args: Namespace, root: Path) -> int:
-    """Compute the leading directions of a projection and of its neighbours, and say what they are; 1 where they cannot
+    """Compute the leading directions of a projection and of its neighbours, and print what they are; 1 if they cannot
     be computed."""
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES)
     chosen = _named(model, args.address)
@@ -59,7 +59,7 @@ def inspect(args: Namespace, root: Path) -> int:
 
 
 def _tokens(session: Session, projection: Projection, context: DirectionContext | None) -> TokenEnds | str:
-    """The tokens at its ends, or the line that says why there are none."""
+    """The tokens at both ends of the direction, or a line that says why there are none."""
     try:
         return tokens_of(session, projection, context)
     except WeightsError as error:
@@ -67,7 +67,7 @@ def _tokens(session: Session, projection: Projection, context: DirectionContext 
 
 
 def _print(found: Facts, tokens: TokenEnds | str | None, *, is_json: bool) -> None:
-    """What is known, and the tokens that were asked for."""
+    """Print the facts, and the tokens if --tokens was given."""
     if is_json:
         said = {"problem": tokens} if isinstance(tokens, str) else None if tokens is None else token_record(tokens)
         print(json.dumps(record(found) | ({} if said is None else {"tokens": said}), allow_nan=False))
@@ -97,11 +97,11 @@ def _named(model: Model, address: str) -> Projection:
     return found
 
 
-def print_directions(console: Console, asked: Asked, _: Namespace) -> None:
-    """A line for each projection whose directions are stored."""
+def print_directions(console: Console, query: Query, _: Namespace) -> None:
+    """Print a line for each projection whose directions are stored."""
     table = plain_table(console)
     add_columns(table, "address", "s1/s2", "fixed", "cosine", "outputs", "inputs", "what it is")
-    for each in known_of(asked.lens.pair.first, asked.projections):
+    for each in known_of(query.lens.pair.first, query.projections):
         cosine = None if each.fixed is None else each.fixed.cosine
         numbers = ["" if n is None else f"{n:.2f}" for n in (each.ratio, each.ratio_fixed, cosine)]
         sides = [f"{side.participation:.1f}" for side in (each.outputs, each.inputs)]

@@ -1,4 +1,4 @@
-"""The ranks that `rankscope show` is asked to keep: of which roles they are, and what they come to."""
+"""The ranks of `rankscope show --rank`: their roles, and how much of a model they keep."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from rankscope.engine.spectrum import Projection
 from ..data.gauged_model import RAW
 from ..data.kept_ranks import KeptRanks
 from ..data.kept_sum import ShownRanks
+from ..data.lens import Lens
 from ..data.measures import Measure, energy_of
-from ..data.pair import Lens, Side
+from ..data.pair import Side
 from ..data.session import Session
 from ..data.stacks import with_stored
 from ..data.views import BY_NAME, ViewPlace
 
 
 def check_ranks(measure: Measure, args: Namespace) -> None:
-    """Whether --rank, --unit and --view go together.
+    """Check that --rank, --unit and --view go together.
 
     Raises:
         InputError: they do not.
@@ -47,11 +48,11 @@ def check_ranks(measure: Measure, args: Namespace) -> None:
 def named_ranks(
     session: Session, wanted: Sequence[Projection], args: Namespace
 ) -> tuple[KeptRanks | None, list[Projection]]:
-    """The ranks of --rank by the roles of what is shown; and the stacks of keys and values that are shown beside it,
-    where one of the ranks is theirs.
+    """The ranks of --rank for the roles that are shown; and the stacks of keys and values to show beside them, if one
+    of the ranks is theirs.
 
     Raises:
-        InputError: a role that there is not, or of which nothing is computed.
+        InputError: no such role is known, or nothing of it is computed.
     """
     if not args.rank:
         return None, []
@@ -67,8 +68,8 @@ def named_ranks(
 
 
 def show_stacks(session: Session, args: Namespace) -> list[Projection]:
-    """Have a session know the stacks of keys and values that are stored beside its projections; those that the filter
-    names. In the fixed gauge there are none."""
+    """Add the stored stacks of keys and values to a session's projections. Return those that the filter names; none in
+    the fixed gauge."""
     if args.gauge != RAW:
         return []
     session.show(with_stored(session.model, session.root, session.weighting))
@@ -76,7 +77,7 @@ def show_stacks(session: Session, args: Namespace) -> list[Projection]:
 
 
 def sums(lens: Lens, ranks: KeptRanks, projections: Sequence[Projection]) -> Iterator[str]:
-    """What the ranks come to, a line a model. Reads files."""
+    """Lines about all ranks together, one for each model. Reads files."""
     shown = ShownRanks(lens.pair, projections)
     is_pair = lens.pair.second is not None
     for side in (Side.A, Side.B) if is_pair else (Side.A,):

@@ -1,4 +1,4 @@
-"""From the command line to the running explorer, and out of it again."""
+"""Open what the command line names in the explorer, run it, and end it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 def _check(args: Namespace) -> None:
-    """See that what the explorer is to begin with is there, before anything is opened.
+    """Check that files and packages that the explorer needs are there, before anything is opened.
 
     Raises:
-        InputError: a settings file that is named, or what a scheduler needs, is not.
+        InputError: a settings file that is named, or what a scheduler needs, is missing.
     """
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
         raise InputError(f"RANKSCOPE_CONFIG names {printable(str(config_path()))}, which does not exist")
@@ -48,7 +48,8 @@ def _check(args: Namespace) -> None:
 
 
 def run_app(args: Namespace, root: Path) -> int:
-    """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
+    """Open the models (with --download fetching them first, with a progress bar), and show them until the user
+    quits."""
     from ..data.session import CLOSE_SECONDS
 
     _check(args)
@@ -68,29 +69,30 @@ def run_app(args: Namespace, root: Path) -> int:
     under = _under(args, models, root, memory)
     settings = ComputeSettings(args.device, args.threads, scheduler=args.scheduler, is_apart=True, gives_way=True)
     app = RankScopeApp(models, root, settings, config, args.experts, under, memory, by_depth=args.pair != ADDRESS)
-    # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
-    # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
+    # A model of 91,000 tensors is a million objects that live as long as the explorer. Searching them for garbage
+    # would take 0.3 s before the first screen, and 0.1 s at some key presses.
     gc.freeze()
     gc.enable()
     with at_end(partial(_save, app), partial(put_back, app)):
-        app.run(mouse=config.mouse)  # without, the mouse stays the terminal's, for selecting text
+        app.run(mouse=config.mouse)  # with mouse=False the terminal keeps the mouse, for selecting text
         ended = app.close(CLOSE_SECONDS)
     if lost := unsaved(app.pair.opened):
         print(f"rankscope-tui: {lost}", file=sys.stderr)
     if app.last_words:
         print(f"rankscope-tui: {app.last_words}", file=sys.stderr)
     if not ended:
-        # Everything finished is saved; a thread inside LAPACK would hold up or crash an orderly exit.
+        # Everything finished is saved; a thread inside LAPACK would delay or crash an orderly exit.
         sys.stdout.flush()
         os._exit(app.return_code or 0)
     return app.return_code or 0
 
 
 def _models(args: Namespace, root: Path, config: Config) -> list[Model]:
-    """What is named, as one model, two or a series; else what the user picks, [] where they leave.
+    """The models that the command line names: one, two, or a series. Without a name what the user picks, [] if they
+    leave.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: a model cannot be opened.
     """
     from ..data.model import open_model
     from ..data.series_model import is_series, open_series
@@ -109,7 +111,7 @@ def _models(args: Namespace, root: Path, config: Config) -> list[Model]:
 
 
 def _save(app: RankScopeApp) -> str:
-    """What is finished, and how it was looked at; see `save`."""
+    """Save finished spectra and how the model was looked at; see `save`."""
     app.explorer.rememberer.keep()
     return save(app.pair.opened)
 
@@ -117,11 +119,11 @@ def _save(app: RankScopeApp) -> str:
 def _under(
     args: Namespace, models: Sequence[Model], root: Path, memory: Memory
 ) -> tuple[Offer, Sequence[Model]] | None:
-    """The weighting and the gauge that are named, else those under which the first model was left; and the models so.
-    What the command line says counts in `memory`, too.
+    """The weighting and the gauge that the command line names, else those under which the first model was last seen;
+    and the models in that state. What the command line names is kept in `memory` too.
 
     Raises:
-        InputError: what is named cannot be had.
+        InputError: the weighting or gauge cannot be had.
     """
     from ..data.chosen_weighting import NONE, opened_under
 
@@ -138,8 +140,8 @@ def _under(
 
 
 def _picked(root: Path, config: Config, opened: Callable[[str], list[Model]]) -> list[Model]:
-    """The models that a user's choice opens, [] where they leave. Where one does not open it is said why, and another
-    may be chosen.
+    """The models that a user's choice opens, [] if they leave. If one does not open, a line says why, and another may
+    be chosen.
     """
     from ..drawing.nearest_colour import use_nearest
     from ..screens.picker import Picker
@@ -161,7 +163,7 @@ def _picked(root: Path, config: Config, opened: Callable[[str], list[Model]]) ->
 
 
 def print_config(args: Namespace) -> int:
-    """Print the settings that hold, as a settings file."""
+    """Print the settings in force, as a settings file."""
     config = _checked(_settings(args))
     from textual.theme import BUILTIN_THEMES
 
@@ -172,7 +174,7 @@ def print_config(args: Namespace) -> int:
 
 
 def _settings(args: Namespace) -> Config:
-    """What the file says, and over it what the command line says. Imports no textual."""
+    """The settings of the file, overridden by the command line. Imports no Textual."""
     config = load(config_path())
     named = {line.name for line in args.line or ()}
     kept = (line for line in config.lines if line.name not in named)
@@ -187,10 +189,10 @@ def _settings(args: Namespace) -> Config:
 
 
 def _checked(config: Config) -> Config:
-    """With keys and theme that Textual knows. What the file says that is no setting is said on stderr.
+    """The settings with keys and theme that Textual knows. Unknown settings of the file are reported on stderr.
 
     Raises:
-        InputError: it does not know them.
+        InputError: Textual does not know a key or the theme.
     """
     from textual.theme import BUILTIN_THEMES
 

@@ -1,4 +1,4 @@
-"""`rankscope-tui` and `rankscope`: the command lines. Nothing heavier than argparse is imported before use."""
+"""Entry points of `rankscope-tui` and `rankscope`. Nothing heavier than argparse is imported before it is used."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .parser import Parser
 
 PROG = "rankscope"
 _COLLECT_AFTER = 100_000
-"""Objects that are new until Python looks for circles among them; its own number is 700."""
+"""New objects before Python searches for reference cycles; Python's default is 700."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command of `rankscope`: `run` is "module:name" of a function that takes the parsed arguments and the store's
-    root and returns the exit code; `options` adds what it takes beside MODEL, or where it `is_of_series` several, and
-    --store."""
+    root and returns the exit code; `options` adds its arguments, besides --store and MODEL, which may be given several
+    times if `is_of_series`."""
 
     name: str
     help: str
@@ -112,7 +112,7 @@ COMMANDS = (
 
 
 def main_tui(argv: Sequence[str] | None = None) -> int:
-    """The explorer."""
+    """Run the explorer."""
     parser = Parser(
         "rankscope-tui", description="Explore the singular-value spectra of a model.", epilog=arguments.EXIT_CODES
     )
@@ -122,7 +122,7 @@ def main_tui(argv: Sequence[str] | None = None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The same engine without a screen."""
+    """Run a command of `rankscope`."""
     args = _parser().parse_args(argv)
     return _guarded(PROG, _run_headless, args)
 
@@ -181,15 +181,15 @@ def _run_tui(args: argparse.Namespace) -> int:
 
 
 def _run_headless(args: argparse.Namespace) -> int:
-    # Of the 500,000 objects of a large model none is garbage: looking through them takes a third of opening it.
+    # None of the 500,000 objects of a large model is garbage, and searching them would take a third of opening it.
     gc.set_threshold(_COLLECT_AFTER, 20, 100)
     command: Callable[[argparse.Namespace, Path], int] = resolve(args.run)
     return command(args, _store_root(args))
 
 
 def _guarded(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Bad input is one line and exit code 2; a closed pipe is no error of ours, and a signal ends as ending.py says."""
-    # numpy is only used for light work here: its BLAS need not start a thread per core.
+    """Run with bad input as one line and exit code 2, a closed pipe as no error, and signals handled by ending.py."""
+    # numpy only does light work here: its BLAS need not start a thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ..settings.encoding import set_up_streams
     from .ending import Ending
@@ -202,7 +202,7 @@ def _guarded(prog: str, run: Callable[[argparse.Namespace], int], args: argparse
 
 @contextmanager
 def _links_followed(wanted: bool) -> Iterator[None]:
-    """Follow links out of a model's folder, where that is wanted."""
+    """Follow links out of a model's folder if `wanted`."""
     if not wanted:
         yield
         return
@@ -216,7 +216,8 @@ def _links_followed(wanted: bool) -> Iterator[None]:
 
 
 def _replace_closed_streams() -> None:
-    """What the shell has closed (`2>&-`) is /dev/null: no file of the store may be opened as number 2."""
+    """Put /dev/null in the place of streams that the shell has closed (`2>&-`): else a file of the store could be
+    opened as number 2."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
@@ -231,7 +232,7 @@ def _run(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Nam
         print(f"{prog}: {printable(str(error), 1000)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Everything is saved; a thread inside a BLAS call would hold up or crash an orderly exit.
+        # Everything is saved; a thread inside a BLAS call would delay or crash an orderly exit.
         sys.stderr.flush()
         os._exit(0)
     except OSError as error:  # a store that cannot be read, a full disk

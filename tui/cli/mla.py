@@ -1,4 +1,4 @@
-"""`rankscope mla`: which kv_lora_rank and q_lora_rank latent attention would take; and the view of what is stored."""
+"""`rankscope mla`: which kv_lora_rank and q_lora_rank latent attention would need; and `show --view mla`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from .commands import compute, say_failures
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify
 from .outputs import output_file
-from .query import Asked
+from .query import Query
 
 _THRESHOLDS = (0.9,)
 
 
 def mla(args: Namespace, root: Path) -> int:
-    """Compute what is missing, and print the ranks by layer; 1 where a layer's cannot be computed."""
+    """Compute what is missing, and print the ranks by layer; 1 if those of a layer cannot be computed."""
     chosen = way(args.rope, args.real, args.balance, args.bias == "append")
     output = output_file(args.output, "-o FILE.json") if args.output else None
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES, or_stored=False)
@@ -68,21 +68,21 @@ def mla(args: Namespace, root: Path) -> int:
     return say_failures(session, wanted)
 
 
-def print_mla(console: Console, asked: Asked, args: Namespace) -> None:
-    """The ranks of what is stored, by layer."""
-    chosen, found = shown(asked, args)
-    session = asked.lens.pair.first
+def print_mla(console: Console, query: Query, args: Namespace) -> None:
+    """Print the ranks by layer, from stored spectra."""
+    chosen, found = shown(query, args)
+    session = query.lens.pair.first
     _print(console, found, chosen, session.weighting[1])
 
 
-def shown(asked: Asked, args: Namespace) -> tuple[Way, dict[float, list[Ranks]]]:
-    """What `show --view mla` shows: the way that was chosen, and the ranks by threshold.
+def shown(query: Query, args: Namespace) -> tuple[Way, dict[float, list[Ranks]]]:
+    """The content of `show --view mla`: how keys and values are made latent, and the ranks by threshold.
 
     Raises:
-        InputError: nothing is stored of it.
+        InputError: no spectrum that it needs is stored.
     """
     chosen = way(args.rope or "recompute", args.real, args.balance or "whole", args.bias == "append")
-    session = asked.lens.pair.first
+    session = query.lens.pair.first
     layers = _layers(session, chosen, args)
     if not any(session.has(layer.joint) for layer in layers):
         option = f" --weight {printable(args.weight)}" if args.weight != "none" else ""
@@ -96,12 +96,12 @@ def _layers(session: Session, chosen: Way, args: Namespace) -> Sequence[LatentLa
     model = session.raw
     if model.checkpoint is None:
         return stored_layers(session, chosen, args.filter)
-    whole = replace(model, tree=build_tree(model.checkpoint))  # not under a weighting, and of no filter
+    whole = replace(model, tree=build_tree(model.checkpoint))  # without weighting and filter
     return layers_of(whole, chosen, choose(args.weight, whole, session.root, lambda _: None), args.filter)
 
 
 def _print(console: Console, found: Mapping[float, Sequence[Ranks]], chosen: Way, weighting: str) -> None:
-    """A table a threshold; what is said of all of them, once."""
+    """Print a table for each threshold, and below them the notes that hold for all."""
     ranks: Sequence[Ranks] = ()
     for threshold, ranks in found.items():
         console.print(Text(_title(ranks, threshold, chosen, weighting)))

@@ -1,4 +1,4 @@
-"""`rankscope moments`: a file of second moments of what flows into the projections of a model that is run on text."""
+"""`rankscope moments`: run a model on text, and write second moments of its projections' inputs into a file."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from .eta import EtaLines
 from .outputs import output_file
 
 _PER_FEATURE = 16
-"""Tokens for each input feature of the widest matrix of x x^T, where the user does not say how many."""
+"""Default number of tokens for each input feature of the widest matrix of x x^T."""
 
 
 def moments(args: Namespace, root: Path) -> int:
-    """Run the model, write the file, say what it is worth."""
+    """Run the model, write the file, and print how good it is."""
     require()
     output = _checked(args.output)
     text = read_text(args.text)
@@ -64,7 +64,7 @@ def moments(args: Namespace, root: Path) -> int:
     read = written(digests_of(run, tokenizer.all_special_ids))
     calibration = _Calibration(checkpoint, Collector(model, plan), output, text.label, read, device)
     with at_end(calibration.save):
-        _beside(partial(calibration.run, run))
+        _run_in_thread(partial(calibration.run, run))
         saved = calibration.save()
     say(saved)
     _print(calibration)
@@ -72,7 +72,7 @@ def moments(args: Namespace, root: Path) -> int:
 
 
 class _Calibration:
-    """The sums of a run, what is worked out of them, and the file that they are saved in."""
+    """The sums of a run, the figures worked out from them, and the file that they are saved in."""
 
     def __init__(
         self, checkpoint: Checkpoint, collector: Collector, output: Path, label: str, read: str, device: str
@@ -88,7 +88,8 @@ class _Calibration:
         }
 
     def run(self, ids: Sequence[Sequence[int]], tell: Callable[[str, int, int], None]) -> None:
-        """Run the sequences, then compare with those held out; `tell` hears of what is done, how much, of how much."""
+        """Run the sequences, then compare with those held out. `tell` is called with a task, its done and its total
+        steps."""
         from rankscope.engine.calibration.figures import figures  # torch
 
         self.collector.run(ids, partial(tell, "sequences"))
@@ -100,7 +101,7 @@ class _Calibration:
             tell("projections held against position 0 and what was held out", done, total)
 
     def save(self) -> str:
-        """Write what was seen; called from another thread where a signal ends the program."""
+        """Write the sums so far. Called from another thread when a signal ends the program."""
         with self.collector.lock:
             tokens = max((sums.tokens + sums.held for sums in self.collector.seen.values()), default=0)
             if not tokens:
@@ -117,7 +118,7 @@ def _checked(text: str) -> Path:
 
 
 def one_device(spec: str) -> str:
-    """The first that is named: a model runs on one."""
+    """The first device of `spec`, as a model runs on only one."""
     found, notes = pick(spec)
     for note in notes:
         say(note)
@@ -129,7 +130,7 @@ def one_device(spec: str) -> str:
 def _say_plan(
     plan: CollectionPlan, run: Sequence[Sequence[int]], wanted: int, lost: Sequence[Projection], label: str, device: str
 ) -> None:
-    """What will be run and written, before it is; and what will not be in it."""
+    """Print what will be run and written, and what will be missing from it."""
     tokens = sum(map(len, run))
     passes = "" if len(plan.passes) == 1 else f" in {len(plan.passes)} passes"
     say(f"{printable(label)}: {tokens:,} tokens in {len(run)} sequences{passes}, one in eight held out")
@@ -143,8 +144,8 @@ def _say_plan(
         say(f"{len(lost)} projections are not in it, as text reaches no module that holds them: {kinds_of(lost)}")
 
 
-def _beside(work: Callable[[Callable[[str, int, int], None]], None]) -> None:
-    """Run it in a thread of its own, which a signal to this one does not stop between a sum and its count."""
+def _run_in_thread(work: Callable[[Callable[[str, int, int], None]], None]) -> None:
+    """Run `work` in another thread, which a signal to this one cannot stop between a sum and its count."""
     told: queue.SimpleQueue[tuple[str, int, int] | BaseException | None] = queue.SimpleQueue()
 
     def run() -> None:
@@ -163,7 +164,7 @@ def _beside(work: Callable[[Callable[[str, int, int], None]], None]) -> None:
 
 
 def _print(calibration: _Calibration) -> None:
-    """A row a projection; beneath them what a user has to know before they believe a rank."""
+    """Print a row for each projection, and below the table what to know before believing a rank."""
     figures = calibration.figures
     console = make_console()
     table = plain_table(console)

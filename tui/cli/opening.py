@@ -1,4 +1,4 @@
-"""What the commands without a screen begin with: a model whose spectra are stored, and sentences on stderr."""
+"""Opening a model's stored spectra for commands without a screen, and the lines they print on stderr."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..drawing.console import say
 
 
 def save(sessions: Iterable[Session]) -> str:
-    """Stop computing, save what is finished, and say how much was saved since the program began."""
+    """Stop computing, save what is finished, and return a line: how much was saved since the program began."""
     until = time.monotonic() + CLOSE_SECONDS
     opened = list(sessions)
     for session in opened:
@@ -37,33 +37,33 @@ def save(sessions: Iterable[Session]) -> str:
 
 
 def unsaved(sessions: Iterable[Session]) -> str:
-    """How many spectra of closed sessions a full disk had no room for, "" where it had."""
+    """A line that counts spectra lost in closed sessions because the disk was full, "" if there are none."""
     count = sum(session.unsaved for session in sessions)
     are = "spectrum is" if count == 1 else "spectra are"
     return f"{count} computed {are} not saved: the disk is full" if count else ""
 
 
 def wanted_of(tree: Tree, pattern: str | None) -> list[Projection]:
-    """What a filter names.
+    """The projections of a tree that a filter names.
 
     Raises:
-        InputError: nothing.
+        InputError: it names none.
     """
     wanted = tree.scanned(pattern)
     if not wanted:
-        asked = f"no address matches {printable(pattern)!r}" if pattern else "no matrix in it"
-        raise InputError(f"{asked}: see  rankscope tree MODEL")
+        missing = f"no address matches {printable(pattern)!r}" if pattern else "no matrix in it"
+        raise InputError(f"{missing}: see  rankscope tree MODEL")
     return wanted
 
 
 def under(
     model: Model, root: Path, weight: str, pattern: str | None, gauge: str = RAW, *, with_derived: bool = False
 ) -> Model:
-    """A model with what a filter names of it under the weighting and in the gauge that a user names; the model itself
-    for `none` and RAW. `with_derived`: also with what it names of matrices made of several (see stacks).
+    """The model in a state: under the weighting and in the gauge that a user names, only with projections that the
+    filter names. For `none` and RAW it is the model itself. `with_derived` adds matrices made of several (see stacks).
 
     Raises:
-        InputError: the weighting cannot be had, or has second moments of no projection; no gauge can be fixed.
+        InputError: the weighting cannot be had, or has no second moments of any projection; no gauge can be fixed.
     """
     weighting = choose(weight, model, root, say)
     if with_derived and gauge == RAW:
@@ -72,7 +72,7 @@ def under(
     if weighting is None and gauge == RAW:
         return model
     try:
-        of_products = gauge != RAW and not model.tree.scanned(pattern)  # addresses that the gauge alone has
+        of_products = gauge != RAW and not model.tree.scanned(pattern)  # addresses that exist only in the gauge
         wanted = None if of_products else _named(model, pattern)
         return in_state(model, root, weighting, gauge, wanted)
     except InputError as error:
@@ -80,10 +80,10 @@ def under(
 
 
 def _named(model: Model, pattern: str | None) -> list[Projection]:
-    """What a filter names; where that are matrices made of several alone, those that they are made of.
+    """The projections that a filter names; if it names only matrices made of several, the projections they are made of.
 
     Raises:
-        InputError: nothing.
+        InputError: it names none.
     """
     parts = {q.key for p in model.further for q in p.parents}
     if parts and not model.tree.scanned(pattern):
@@ -92,8 +92,8 @@ def _named(model: Model, pattern: str | None) -> list[Projection]:
 
 
 def own_of(model: Model, pattern: str | None) -> list[Projection]:
-    """What a filter names of a model's projections: none where it names what is made of several, of what was opened
-    `with_derived`, alone.
+    """The projections of the model itself that a filter names. None, if the model was opened `with_derived` and the
+    filter names only matrices made of several.
 
     Raises:
         InputError: it names neither.
@@ -102,25 +102,25 @@ def own_of(model: Model, pattern: str | None) -> list[Projection]:
 
 
 def shown_of(session: Session, pattern: str | None) -> list[Projection]:
-    """The same with what it names of matrices made of several: what is stored of them, or all where it names these
-    alone.
+    """The projections that a filter names, and the matrices made of several: stored ones, or all if it names nothing
+    else.
 
     Raises:
-        InputError: nothing.
+        InputError: it names none.
     """
     own, beside = own_of(session.model, pattern), session.model.further
     return sorted((*own, *(p for p in beside if not own or session.has(p))), key=model_order) if beside else own
 
 
 def lines_of(said: Said | None) -> Iterator[str]:
-    """What a user has to know of ranks under a file of second moments, by what that says; nothing for None."""
+    """Lines to know about ranks under a file of second moments; none for None."""
     if said is not None:
         yield from sink_lines(said.figures)
         yield from said.lines
 
 
 def _options(weight: str, gauge: str) -> str:
-    """What a user wrote for them, "" for nothing."""
+    """The options that a user writes for this weighting and gauge, "" for the defaults."""
     weighting = f"--weight {printable(weight)}" if weight != NONE else ""
     return " ".join(filter(None, (weighting, f"--gauge {gauge}" if gauge != RAW else "")))
 
@@ -128,11 +128,11 @@ def _options(weight: str, gauge: str) -> str:
 def open_spectra(
     name: str, root: Path, weight: str, pattern: str | None, gauge: str, *, with_derived: bool = False
 ) -> Session:
-    """A session that has read the store, without a download: of the weights as they are, or of what a filter names of
-    them under a weighting, in a gauge. `with_derived`: see `under`.
+    """A session that has read the store, opened without a download: of the weights as they are, or of those projections
+    that a filter names, under a weighting and in a gauge. `with_derived`: see `under`.
 
     Raises:
-        InputError: there is no such model, its folder in the store cannot be read, or as `under`.
+        InputError: no such model is found, its folder in the store cannot be read, or as `under`.
     """
     model = under(open_model(name, root, Access.CACHE), root, weight, pattern, gauge, with_derived=with_derived)
     session = Session(model, root, lambda _: None, ComputeSettings())
@@ -145,10 +145,10 @@ def open_spectra(
 
 
 def stored_of(session: Session, name: str, wanted: list[Projection], weight: str, gauge: str) -> list[Projection]:
-    """What of it is stored.
+    """Those of the projections that are stored.
 
     Raises:
-        InputError: nothing.
+        InputError: none is.
     """
     stored = [p for p in wanted if session.has(p)]
     if not stored:
@@ -162,7 +162,7 @@ def stored_of(session: Session, name: str, wanted: list[Projection], weight: str
 
 
 def say_opened(model: Model, session: Session) -> None:
-    """What a user should know of a model before its numbers."""
+    """Print what to know about a model before its numbers."""
     checkpoint = model.checkpoint
     for warning in model.warnings:
         say(warning)
@@ -176,12 +176,12 @@ def say_opened(model: Model, session: Session) -> None:
 
 
 def say_damage(session: Session) -> None:
-    """Files of the store that turned out to be damaged, or cannot be read, since this was said last."""
+    """Print which files of the store have turned out to be damaged or unreadable since the last call."""
     for path, sentence in session.damage():
         say(f"{path}: {sentence}")
 
 
 def verify(session: Session, projections: Iterable[Projection]) -> None:
-    """Read what is stored of these: what is damaged is said, and counts as not computed."""
+    """Read the stored values of these: damage is reported, and damaged ones count as not computed."""
     session.verify([p.key for p in projections])
     say_damage(session)

@@ -1,4 +1,4 @@
-"""Options that several commands take, a function for each. Imports argparse, and the table of views."""
+"""Options that several commands share, a function for each. Imports only argparse and the table of views."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .parser import Flat
 
 DEPTH, ADDRESS = "depth", "address"
 DELTA = "delta"
-"""The side of two models that is their difference."""
+"""The name of --side that shows the difference of two models."""
 
 HEAD_KINDS = ("query", "key", "value", "qk", "ov", "kv_ov")
-"""Those of engine/derive/head_matrices.py, which is not imported here."""
+"""The kinds of engine/derive/head_matrices.py, repeated as importing it takes long."""
 
 
 def device(text: str) -> str:
-    """A device specification of the right form."""
+    """Parse a device specification, as an argparse type."""
     from rankscope.engine.compute.devices import check_spec
     from rankscope.engine.errors import InputError
 
@@ -86,7 +86,7 @@ def add_thresholds(parser: argparse.ArgumentParser, default: str = "60 80 90") -
 
 
 def add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
-    """What `show` and `plot` have in common."""
+    """Add the options that `show` and `plot` share."""
     parser.add_argument("--view", choices=views, default=DEFAULT, help=f"what to show ({DEFAULT})")
     add_filter(parser)
     add_thresholds(parser)
@@ -115,7 +115,7 @@ def add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
 def add_latent(
     parser: argparse.ArgumentParser, rope: str | None = None, balance: str | None = None, bias: str | None = None
 ) -> None:
-    """How keys and values would be made latent; without defaults where only one view takes that."""
+    """Add how keys and values would be made latent; commands with other views beside this pass no defaults."""
     of = "" if rope else "mla: "
     parser.add_argument(
         "--rope",

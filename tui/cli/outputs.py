@@ -1,4 +1,4 @@
-"""Where a command writes: what cannot be written there is said before anything is opened, read or computed."""
+"""The files and folders that commands write, checked before anything is opened, read or computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rankscope.engine.errors import InputError, printable
 
 
 def output_file(text: str, option: str) -> Path:
-    """The file that a user names with this option, as `-o FILE.json`.
+    """The path of the file that a user names with this option, such as `-o FILE.json`.
 
     Raises:
         InputError: it cannot be written.
@@ -21,7 +21,8 @@ def output_file(text: str, option: str) -> Path:
 
 
 def output_folder(text: str, option: str) -> Path:
-    """The folder that a user names with this option, as `-o DIR`: it is made by the command, or is empty.
+    """The path of the folder that a user names with this option, such as `-o DIR`. The command makes it; it may also be
+    an empty folder.
 
     Raises:
         InputError: it cannot be made, or holds something.

@@ -1,4 +1,4 @@
-"""`rankscope perplexity`: how well a model predicts a text, and what a plan or another checkpoint makes of that."""
+"""`rankscope perplexity`: how well a model predicts a text, and how much a plan or another checkpoint changes that."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from .eta import EtaLines
 from .moments import one_device
 
 _TOKENS = 4096
-"""Where the user does not say how many."""
+"""Default number of tokens."""
 _COMPARED = 10_000
-"""Characters of the text of which two tokenizers must make the same tokens."""
+"""Characters of the text on which two tokenizers must agree."""
 _LARGE = 1e5
 
 
@@ -93,7 +93,7 @@ def _file(named: str, checkpoint: Checkpoint) -> FileWeighting:
 
 
 def _works(plan: Plan, model: Model, root: Path, file: FileWeighting | None) -> list[Work]:
-    """What is put into the running model, under the weighting that the plan was made under."""
+    """The factored matrices to put into the running model, under the weighting that the plan was made under."""
     made = plan.weighting
     weighting: Weighting | None = None
     if made is not None and made.name == NORM:
@@ -106,7 +106,7 @@ def _works(plan: Plan, model: Model, root: Path, file: FileWeighting | None) -> 
 
 
 def _windows(model: Any, tokenizer: Any, text: Text, tokens: int, file: FileWeighting | None) -> Windows:
-    """What is measured; never what the second moments were summed over."""
+    """The tokens to measure on; never those that the second moments were summed over."""
     read = (file.tokens_read if file is not None else None) or frozenset()
     every = sequences(text.text, tokenizer, length_of(model), math.inf)
     windows = choose_windows(every, tokens, read, tokenizer.all_special_ids)
@@ -119,7 +119,7 @@ def _windows(model: Any, tokenizer: Any, text: Text, tokens: int, file: FileWeig
 
 
 def _say_windows(windows: Windows, text: Text, model: Any) -> None:
-    """What a perplexity is of: without it two of them cannot be compared."""
+    """Print what the perplexity is measured on: without that, two of them cannot be compared."""
     several = len(windows.ids) > 1
     count = f"{len(windows.ids)} windows of {windows.length}" if several else f"one window of {windows.length}"
     where = f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
@@ -140,7 +140,7 @@ def _other_loss(other: Checkpoint, device: str, tokenizer: Any, text: Text, wind
 
 
 def _print(args: Namespace, text: Text, windows: Windows, before: float, after: float | None) -> None:
-    """A table, or one JSON object; numbers that JSON does not have are null."""
+    """Print a table, or one JSON object, where inf and nan are null."""
     found = {"before": perplexity_of(before)}
     if after is not None:
         found |= {"after": perplexity_of(after), "ratio": perplexity_of(after - before)}

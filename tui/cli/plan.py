@@ -1,4 +1,4 @@
-"""`rankscope plan`: ranks for a budget, as a file; what is not computed for it is scanned first."""
+"""`rankscope plan`: ranks for a budget, written to a file; missing spectra are computed first."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LOSSES = {
 
 
 def plan(args: Namespace, root: Path) -> int:
-    """Compute what is missing, write the plan, say what it comes to; 1 where some could not be computed."""
+    """Compute what is missing, write the plan, print what it comes to; 1 if a spectrum could not be computed."""
     output = _checked(args.output)
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES)
     wanted = wanted_of(model.tree, args.filter)
@@ -58,7 +58,7 @@ def plan(args: Namespace, root: Path) -> int:
         raise InputError(f"--weight {printable(args.weight)}: {error}") from None
     grid = RankGrid(args.min_rank, args.multiple, args.cost)
     refused = {p.address for p in states if p.problem is not None}
-    PlanSizes.of(model, states, grid, refused).budget(args.cut, args.of)  # what no plan can be is refused before a scan
+    PlanSizes.of(model, states, grid, refused).budget(args.cut, args.of)  # refuse an impossible cut before the scan
     for line in lines_of(said_of(chosen, states)):
         say(line)
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
@@ -77,7 +77,7 @@ def plan(args: Namespace, root: Path) -> int:
 
 
 def _checked(text: str) -> Path:
-    """Where the plan is written: a name of its own, or that of another plan."""
+    """The path to write the plan to: a new one, or that of another plan."""
     if not text.endswith(".json"):
         raise InputError(f"{printable(text)} does not end in .json: name the plan FILE.json")
     output = output_file(text, "-o FILE.json")
@@ -87,7 +87,7 @@ def _checked(text: str) -> Path:
 
 
 def _computed(session: Session, states: Sequence[Projection], events: queue.SimpleQueue[tuple[Event, ...]]) -> int:
-    """Scan what is not stored of these; 1 where some failed."""
+    """Compute those that are not stored; 1 if some failed."""
     session.load()
     session.tidy()
     say_opened(session.raw, session)
@@ -102,13 +102,13 @@ def _computed(session: Session, states: Sequence[Projection], events: queue.Simp
 
 
 def _say_refused(planned: Planned) -> None:
-    """What stays as it is because there is no spectrum of it."""
+    """Print which projections stay as they are because they have no spectrum."""
     for address, reason in list(planned.refused.items())[:1]:
         say(f"{len(planned.refused)} of them are kept as they are: {address}: {reason}")
 
 
 def _print(planned: Planned, states: Sequence[Projection], output: Path) -> None:
-    """A row a role; beneath it what the plan comes to."""
+    """Print a row for each role, and below the table what the plan comes to."""
     console = make_console()
     table = plain_table(console)
     numbers = ("planned", "kept", "rank", "to", "median", "parameters", "energy")

@@ -1,4 +1,4 @@
-"""What the arguments of `rankscope show` and `rankscope plot` come to."""
+"""The arguments of `rankscope show` and `rankscope plot`, turned into projections and a lens."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from ..data.depths import words_of
 from ..data.gauged_model import RAW
 from ..data.grid import Grid, make_grid
 from ..data.kept_ranks import KeptRanks
+from ..data.lens import Lens
 from ..data.measures import Measure, energy_of, unit_of
-from ..data.pair import Lens, Pair, Side
+from ..data.pair import Pair, Side
 from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
@@ -29,13 +30,13 @@ from .opening import lines_of, open_spectra, shown_of, stored_of, verify, wanted
 from .options import ADDRESS, DELTA
 
 _MOST_LISTED = 20
-"""Addresses that are named one by one."""
+"""At most this many addresses are listed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Which projections are shown, through which lens. `lens` is at the last of the thresholds; `notes` say what is
-    missing, once the rest is printed; `ranks` are those that are asked for."""
+class Query:
+    """The projections to show, and the lens to show them through. `lens` is at the last of the thresholds; `notes` are
+    printed last and say what is missing; `ranks` are those of --rank."""
 
     lens: Lens
     thresholds: tuple[float, ...]
@@ -47,24 +48,23 @@ class Asked:
 
     @property
     def lenses(self) -> list[Lens]:
-        """The lens at every threshold, where its number depends on one."""
+        """The lens at every threshold, or only once if its number depends on none."""
         if not self.lens.measure.depends_on_threshold:
             return [self.lens]
         return [replace(self.lens, threshold=threshold) for threshold in self.thresholds]
 
 
-def understand(args: Namespace, root: Path) -> Asked:
-    """Open what is asked for.
+def understand(args: Namespace, root: Path) -> Query:
+    """Open the models that the arguments name, and find the projections to show.
 
     Raises:
-        InputError: options that do not go together, or nothing that could be shown.
+        InputError: options that do not go together, or nothing to show.
     """
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
     check_ranks(measure, args)
-    of_two = is_delta(args)
-    if of_two:
+    if is_delta(args):
         _check_delta(args, measure)
     first, wanted = _shown(args, root, gauge)
     ranks, stacks = named_ranks(first, wanted, args)
@@ -73,37 +73,29 @@ def understand(args: Namespace, root: Path) -> Asked:
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
     _check_state(measure, first, args)
-    stored = wanted
-    if measure.needs_directions:
-        stored = _with_directions(first, wanted, args)
-    elif BY_NAME[args.view].of_spectra:
-        verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
-        stored = [p for p in wanted if first.has(p)]
-        if not of_two:
-            stored = stored_of(first, args.model, wanted, args.weight, gauge)
+    stored = _stored(first, wanted, measure, args, gauge)
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
         raise InputError(
             f"the spectra of the weights as they are, to compare with, are not stored: run  rankscope scan {name}"
         )
-    second = None if of_two else _second(args, root, measure, bool(first.model.further))
+    second = _second(args, root, measure, bool(first.model.further))
     pair = Pair(first, second, by_depth=args.pair != ADDRESS)
     if stacks and pair.second is not None:
         show_stacks(pair.second, args)
     notes = _notes(pair, wanted, len(wanted) - len(stored), args)
-    side = Side.A if of_two or not args.against else Side(args.side) if args.side else Side.RATIO
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
-    lens = Lens(pair, thresholds[-1], measure, side, ranks=ranks if args.view != "table" else None)
+    lens = Lens(pair, thresholds[-1], measure, _side(args), ranks=ranks if args.view != "table" else None)
     if measure.needs_twin and not has_twins(lens, wanted):
         name = printable(args.model)
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
     if stacks := [p for p in stacks if p not in wanted]:
         wanted = sorted((*wanted, *stacks), key=model_order)
-    return Asked(lens, thresholds, wanted, _grid(first, wanted), bool(args.filter), tuple(notes), ranks)
+    return Query(lens, thresholds, wanted, _grid(first, wanted), bool(args.filter), tuple(notes), ranks)
 
 
 def _shown(args: Namespace, root: Path, gauge: str) -> tuple[Session, list[Projection]]:
-    """The spectra that are shown, of a model, of two or of a series, and what the filter names of them."""
+    """The session with the spectra of a model, of two or of a series, and the projections that the filter names."""
     if is_delta(args):
         deltas = open_deltas(args, root)
         return deltas, wanted_of(deltas.model.tree, args.filter)
@@ -114,13 +106,38 @@ def _shown(args: Namespace, root: Path, gauge: str) -> tuple[Session, list[Proje
     return session, shown_of(session, args.filter)
 
 
+def _stored(
+    session: Session, wanted: list[Projection], measure: Measure, args: Namespace, gauge: str
+) -> list[Projection]:
+    """The projections whose numbers are stored, after a check for damage; all for a view that shows no spectra.
+
+    Raises:
+        InputError: none is stored.
+    """
+    if measure.needs_directions:
+        return _with_directions(session, wanted, args)
+    if not BY_NAME[args.view].of_spectra:
+        return wanted
+    verify(session, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
+    if is_delta(args):
+        return [p for p in wanted if session.has(p)]
+    return stored_of(session, args.model, wanted, args.weight, gauge)
+
+
+def _side(args: Namespace) -> Side:
+    """The side of --side; by default the only model, or the ratio of two."""
+    if is_delta(args) or not args.against:
+        return Side.A
+    return Side(args.side) if args.side else Side.RATIO
+
+
 def _grid(session: Session, wanted: Sequence[Projection]) -> Grid:
     beside = {p.key for p in session.model.further}
     return make_grid([p for p in wanted if p.key not in beside], [p for p in wanted if p.key in beside], shown=True)
 
 
 def _notes(pair: Pair, wanted: list[Projection], missing: int, args: Namespace) -> Iterator[str]:
-    """What a user has to know of what is shown: what is `missing`, refused, not balanced, not matched."""
+    """Lines about the projections shown: how many are `missing`, refused, not balanced, not matched."""
     if missing:
         yield f"{missing} of {len(wanted)} are not computed yet"
     if pair.first.shown_as and (refused := [p for p in wanted if p.problem]):
@@ -158,12 +175,22 @@ def _either(views: Sequence[str]) -> str:
 
 
 def _check(args: Namespace) -> None:
+    """Check that the options go together.
+
+    Raises:
+        InputError: they do not.
+    """
     options = dict.fromkeys(option for view in VIEWS for option in view.options)
     for option in options.keys() - set(BY_NAME[args.view].options):
         if getattr(args, option, None):
             raise InputError(f"--{option} goes with --view {_either(taking(option))}, not with {args.view}")
     if getattr(args, "json", False) and "csv" not in BY_NAME[args.view].options:
         raise InputError(f"--json goes with --view {_either(taking('csv'))}, not with {args.view}")
+    _check_view(args)
+    _check_models(args)
+
+
+def _check_view(args: Namespace) -> None:
     if args.view == "gauge" and (args.against or args.weight != NONE):
         raise InputError("--view gauge is for one model without weighting: leave out --against and --weight")
     if args.view == "gauge" and getattr(args, "unit", None) == "u1_participation":
@@ -174,6 +201,9 @@ def _check(args: Namespace) -> None:
         raise InputError("--view mla is for one model in the raw gauge: leave out --against and --gauge")
     if args.view == "heads" and args.against:
         raise InputError("--view heads is for one model: leave out --against")
+
+
+def _check_models(args: Namespace) -> None:
     if args.pair and not args.against:
         raise InputError("--pair is for two models: name the second with --against MODEL")
     if getattr(args, "by", None) and (not args.against or args.side or args.pair):
@@ -191,10 +221,10 @@ def _check_state(measure: Measure, session: Session, args: Namespace) -> None:
 
 
 def _with_directions(session: Session, wanted: list[Projection], args: Namespace) -> list[Projection]:
-    """Those of which the participation of the first direction is known. Reads files.
+    """The projections whose participation of the first direction is known. Reads files.
 
     Raises:
-        InputError: of none.
+        InputError: it is known of none.
     """
     session.load_participations(wanted)
     found = [p for p in wanted if session.participations.number(p) is not None]
@@ -205,7 +235,8 @@ def _with_directions(session: Session, wanted: list[Projection], args: Namespace
 
 
 def _second(args: Namespace, root: Path, measure: Measure, with_derived: bool) -> Session | None:
-    if not args.against:
+    """The session of the model to compare with, None if there is none or the differences are shown."""
+    if is_delta(args) or not args.against:
         return None
     second = open_spectra(args.against, root, args.weight, None, args.gauge, with_derived=with_derived)
     theirs = second.model.tree.scanned()
@@ -218,14 +249,14 @@ def _second(args: Namespace, root: Path, measure: Measure, with_derived: bool) -
 
 
 def _missing(second: Session, args: Namespace) -> list[str]:
-    """What of the second model is not computed."""
+    """A line if projections of the second model are not computed."""
     theirs = second.model.tree.scanned(args.filter)
     missing = sum(not second.has(q) for q in theirs)
     return [f"{missing} of {len(theirs)} are not computed yet in B"] if missing else []
 
 
 def _unmatched(pair: Pair, second: Session, wanted: list[Projection], args: Namespace) -> Iterator[str]:
-    """What cannot be held against anything, and what of the second model is not computed."""
+    """Lines about projections without a counterpart, and about those of the second model that are not computed."""
     if words := words_of(pair.depths):
         yield words
     partners = [q for p in wanted if (q := pair.partner(p)) is not None]

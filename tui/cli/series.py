@@ -1,4 +1,4 @@
-"""A series on the command line: what may be asked of it, its models one after the other, and all side by side."""
+"""A series on the command line: its allowed options, its models one after the other, and a table of all of them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..data.session import Session
 from ..drawing.console import say
 from ..drawing.console_tables import print_tables
 from .opening import say_damage
-from .query import Asked
+from .query import Query
 
 OF_ONE_MODEL = frozenset({"heads", "mla", "gauge", "delta", "directions"})
-"""Views of what a series does not have: nothing that is made of the matrices of a model is read of one."""
+"""Views that a series does not have: they need a model's matrices, which are not read of a series."""
 
 
 def check_options(args: Namespace) -> None:
-    """Refuse what a series cannot be combined with.
+    """Refuse options that a series does not have.
 
     Raises:
         InputError: one of these is given.
@@ -47,10 +47,10 @@ def check_options(args: Namespace) -> None:
 
 
 def each_of(names: Sequence[str], run: Callable[[str], int]) -> int:
-    """Run for every model that is named, and go on where one cannot be opened; the largest exit code.
+    """Run for every model that is named, and go on if one cannot be opened. Return the largest exit code.
 
     Raises:
-        InputError: a pattern names nothing, or the only model cannot be opened.
+        InputError: a pattern matches nothing, or the only model cannot be opened.
     """
     found = models_named(names)
     if len(found) == 1:
@@ -67,7 +67,7 @@ def each_of(names: Sequence[str], run: Callable[[str], int]) -> int:
 
 
 def session_of(names: Sequence[str], root: Path) -> Session:
-    """What is stored of a series.
+    """A session with the stored spectra of a series.
 
     Raises:
         InputError: see open_series.
@@ -79,8 +79,9 @@ def session_of(names: Sequence[str], root: Path) -> Session:
     return session
 
 
-def print_series(console: Console, asked: Asked, _: Namespace) -> None:
-    """Models x roles, of each the median over its layers, a table a threshold; and which model is which."""
-    print_tables(console, asked.lenses, asked.projections, asked.grid)
-    for line in asked.lens.pair.first.model.part_names:
+def print_series(console: Console, query: Query, _: Namespace) -> None:
+    """Print models x roles, each the median over the model's layers, a table for each threshold; and a legend of the
+    models."""
+    print_tables(console, query.lenses, query.projections, query.grid)
+    for line in query.lens.pair.first.model.part_names:
         console.print(Text(line))

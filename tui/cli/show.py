@@ -48,44 +48,44 @@ from .by_role import print_roles, role_records
 from .kept import sums
 from .mla import shown
 from .outputs import output_file
-from .query import Asked, is_delta, understand
+from .query import Query, is_delta, understand
 from .series import check_options, session_of
 
 SERIES = "series"
 WIDTH, HEIGHT = 100, 30
-"""Of a chart that is piped, or in a picture; on a terminal it is as wide as that, and at most so high."""
+"""Columns and rows of a chart that is piped or in a picture; on a terminal it takes the width, up to this height."""
 _LOG_LOG = 0
 _BATCH = 256
-"""Spectra that are read at once."""
+"""Spectra read at one time."""
 
 
 def show(args: Namespace, root: Path) -> int:
-    """Print a view of what is stored of a model, or of a series; 2 where nothing is."""
+    """Print a view of what is stored of a model or a series; 2 if nothing is stored."""
     if is_series(args.model) or args.view == SERIES:
         check_options(args)
         args.series = session_of(args.model, root)
         args.view = SERIES if args.view == DEFAULT else args.view
     args.model = " ".join(args.model)
-    asked = understand(args, root)
+    query = understand(args, root)
     if args.csv or args.json:
         of_view = resolve(BY_NAME[args.view].csv)
-        found = role_records(asked, args) if args.by else of_view(_content(asked, args))
+        found = role_records(query, args) if args.by else of_view(_content(query, args))
         objects = (f"{json.dumps(record, allow_nan=False)}\n" for record in found)
         sys.stdout.writelines(csv_lines(found) if args.csv else objects)
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
         if is_delta(args):
-            console.print(Text(delta.title_of(asked, args)))
+            console.print(Text(delta.title_of(query, args)))
             console.print()
         if args.view not in ("heatmap", "mla", "heads", "delta") and (
-            by := weighted_by(asked.projections)
-        ):  # these say it by every table
+            by := weighted_by(query.projections)
+        ):  # these name the weighting in every table
             console.print(Text(by))
             console.print()
-        (print_roles if args.by else resolve(BY_NAME[args.view].text))(console, asked, args)
-        for line in _sums(asked, args):
+        (print_roles if args.by else resolve(BY_NAME[args.view].text))(console, query, args)
+        for line in _sums(query, args):
             console.print(Text(line), soft_wrap=True)
-    for note in (*(_sums(asked, args) if args.csv or args.json else ()), *asked.notes):
+    for note in (*(_sums(query, args) if args.csv or args.json else ()), *query.notes):
         say(note)
     return 0
 
@@ -98,39 +98,39 @@ def plot(args: Namespace, root: Path) -> int:
         raise InputError("a picture shows --rank only with --unit energy")
     check_picture(Path(args.output))
     path = output_file(args.output, "-o FILE")
-    asked = understand(args, root)
+    query = understand(args, root)
     try:
-        save_picture(asked.lens.pair, _request(asked, args, Palette(), WIDTH, HEIGHT), path, asked.lens)
+        save_picture(query.lens.pair, _request(query, args, Palette(), WIDTH, HEIGHT), path, query.lens)
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:
         raise InputError(f"cannot write {printable(args.output)}: {error.strerror or error}") from None
-    what = f"heatmap of {asked.lens.title}" if args.view == "heatmap" else args.view
-    for note in (f"{what} in {args.output}", *asked.notes):
+    what = f"heatmap of {query.lens.title}" if args.view == "heatmap" else args.view
+    for note in (f"{what} in {args.output}", *query.notes):
         say(note)
     return 0
 
 
-def _sums(asked: Asked, args: Namespace) -> list[str]:
-    """What the ranks that are asked for come to, of a view that lists projections. Reads files."""
+def _sums(query: Query, args: Namespace) -> list[str]:
+    """Lines about all ranks of --rank together, for a view that lists projections. Reads files."""
     view = BY_NAME[args.view]
-    if asked.ranks is None or args.by or (view.place is ViewPlace.CHART and not view.over_layers):
+    if query.ranks is None or args.by or (view.place is ViewPlace.CHART and not view.over_layers):
         return []
-    return list(sums(asked.lens, asked.ranks, asked.projections))
+    return list(sums(query.lens, query.ranks, query.projections))
 
 
 # Text
 
 
-def print_heatmap(console: Console, asked: Asked, _: Namespace) -> None:
-    """Threshold ranks, layers x roles, a table a threshold."""
-    print_tables(console, asked.lenses, asked.projections, asked.grid)
+def print_heatmap(console: Console, query: Query, _: Namespace) -> None:
+    """Print threshold ranks, layers x roles, a table for each threshold."""
+    print_tables(console, query.lenses, query.projections, query.grid)
 
 
-def print_gauge(console: Console, asked: Asked, _: Namespace) -> None:
-    """By role, the Spearman correlation of the layers' order as it is with that in the fixed gauge."""
-    for lens in asked.lenses:
-        found = list(orders(lens, asked.grid))
+def print_gauge(console: Console, query: Query, _: Namespace) -> None:
+    """Print for each role the Spearman correlation of the layers' order as they are with that in the fixed gauge."""
+    for lens in query.lenses:
+        found = list(orders(lens, query.grid))
         name = lens.measure.titled(lens.threshold)
         columns = [
             ["layers", *(str(order.layers) for order in found)],
@@ -144,10 +144,10 @@ def print_gauge(console: Console, asked: Asked, _: Namespace) -> None:
             console.print()
 
 
-def print_table(console: Console, asked: Asked, args: Namespace) -> None:
-    """Every projection with every metric."""
-    fields = _fields(asked, args)
-    rows = _sorted(fields, asked.projections, args.sort)
+def print_table(console: Console, query: Query, args: Namespace) -> None:
+    """Print every projection with every metric."""
+    fields = _fields(query, args)
+    rows = _sorted(fields, query.projections, args.sort)
     labels = [ADDRESS, *(p.address for p in rows)]
     columns = [[field.title, *(field.text(p) for p in rows)] for field in fields[1:]]
     for table in wide_tables(console, labels, columns, justify="left"):
@@ -156,9 +156,9 @@ def print_table(console: Console, asked: Asked, args: Namespace) -> None:
     _formulas(console, fields[1:])
 
 
-def print_compare(console: Console, asked: Asked, _: Namespace) -> None:
-    """What the filter names, side by side."""
-    comparison = _comparison(asked)
+def print_compare(console: Console, query: Query, _: Namespace) -> None:
+    """Print the projections that the filter names side by side."""
+    comparison = _comparison(query)
     labels = ["", *(field.title for field in comparison.fields)]
     columns = []
     for number, column in enumerate(comparison.columns):
@@ -168,7 +168,7 @@ def print_compare(console: Console, asked: Asked, _: Namespace) -> None:
         cells = [f"{value}  {difference:>{width}}" if width else value for value, difference in shown]
         columns.append([column.heading, *cells])
     base = (
-        "differences of A are to the first A, of B to its A" if asked.lens.pair.second else "differences to the first"
+        "differences of A are to the first A, of B to its A" if query.lens.pair.second else "differences to the first"
     )
     for table in wide_tables(console, labels, columns, Text(base), justify="left"):
         console.print(table)
@@ -180,7 +180,7 @@ def print_compare(console: Console, asked: Asked, _: Namespace) -> None:
 
 
 def _formulas(console: Console, fields: Sequence[Field]) -> None:
-    """Three measures are called effective rank elsewhere: a number without its formula says little."""
+    """Print formulas: three measures are called effective rank elsewhere, so a number needs its formula."""
     said = set()
     for field in fields:
         if field.lens is not None and field.lens.measure.name not in said:
@@ -188,13 +188,13 @@ def _formulas(console: Console, fields: Sequence[Field]) -> None:
             console.print(Text(f"{field.title}: {field.explained}"))
 
 
-def print_chart(console: Console, asked: Asked, args: Namespace) -> None:
-    """A chart, with its read-out or what keeping --rank components means."""
+def print_chart(console: Console, query: Query, args: Namespace) -> None:
+    """Print a chart, with its read-out or what keeping --rank components means."""
     width, height = WIDTH, HEIGHT
     if console.is_terminal:
         width, height = console.width, max(12, min(HEIGHT, console.height - 2))
-    painting = paint(asked.lens.pair, _request(asked, args, _palette(console, args.color), width, height))
-    k = None if asked.ranks is None else asked.ranks.common
+    painting = paint(query.lens.pair, _request(query, args, _palette(console, args.color), width, height))
+    k = None if query.ranks is None else query.ranks.common
     rules = painting.columns(k)
     for y, line in enumerate(painting.lines):
         console.print(ruled(line, rules.get(y, ()), painting.request.palette.dim_style))
@@ -207,39 +207,39 @@ def print_chart(console: Console, asked: Asked, args: Namespace) -> None:
 
 
 def _at_rank(painting: Painting, k: int) -> Iterator[Text]:
-    """What keeping k components means, a line a curve."""
+    """What keeping k components means, a line for each curve."""
     for curve, values in zip(painting.curves, painting.values, strict=True):
         one = replace(painting, curves=(curve,), values=(values,))
         yield Text(f"{curve[0]}  ", "bold").append_text(rank_readout(one, k, sys.maxsize))
 
 
 def _palette(console: Console, choice: str) -> Palette:
-    """Without colours where there is no terminal to show them, unless they are asked for."""
+    """The colours of --color; without it none where there is no terminal."""
     if choice != "auto":
         return palette(Depth(choice))
     return palette(depth_of(Config(), os.environ) if console.is_terminal else Depth.MONO)
 
 
-def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height: int) -> Request:
+def _request(query: Query, args: Namespace, colours: Palette, width: int, height: int) -> Request:
     view = BY_NAME[args.view]
-    several = asked.is_filtered and len(asked.projections) > 1 and view.place is ViewPlace.CHART and bool(view.small)
+    several = query.is_filtered and len(query.projections) > 1 and view.place is ViewPlace.CHART and bool(view.small)
     return Request(
-        selection=Selection(single=asked.projections[0] if len(asked.projections) == 1 else None),
+        selection=Selection(single=query.projections[0] if len(query.projections) == 1 else None),
         view=view.drawn_as,
-        threshold=asked.lens.threshold,
-        thresholds=asked.thresholds,
+        threshold=query.lens.threshold,
+        thresholds=query.thresholds,
         axes=_LOG_LOG,
         width=width,
         height=height,
         version=0,
-        grid=asked.grid,
-        side=asked.lens.side,
+        grid=query.grid,
+        side=query.lens.side,
         normalised=getattr(args, "normalised", False),
         facets=view.small_of is not None,
-        marks=tuple(asked.projections) if several else (),
+        marks=tuple(query.projections) if several else (),
         compare=several,
         lines=(*MLA_LINES, *(args.line or ())),
-        measure=asked.lens.measure,
+        measure=query.lens.measure,
         palette=colours,
     )
 
@@ -247,29 +247,29 @@ def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height
 # Numbers
 
 
-def _content(asked: Asked, args: Namespace) -> Content:
-    """What is written as CSV; a view that can be sorted has columns, one of curves those of every projection."""
-    view, content = BY_NAME[args.view], Content(asked.lenses, asked.projections, asked.grid)
+def _content(query: Query, args: Namespace) -> Content:
+    """What is written as CSV: the columns of a view that can be sorted, or the curves of every projection."""
+    view, content = BY_NAME[args.view], Content(query.lenses, query.projections, query.grid)
     if args.view == "mla":
-        return replace(content, latent=shown(asked, args)[1])
+        return replace(content, latent=shown(query, args)[1])
     if args.view == "delta":
-        return replace(content, changes=delta.shown(asked, args))
+        return replace(content, changes=delta.shown(query, args))
     if args.view == "heads":
-        found = heads.shown(asked, args)
-        lenses = [lens_for(lens, args.of or QK) for lens in asked.lenses]
+        found = heads.shown(query, args)
+        lenses = [lens_for(lens, args.of or QK) for lens in query.lenses]
         return replace(content, lenses=lenses, heads=found.every)
     if view.place is ViewPlace.CHART and not view.over_layers:
-        curves = _curves(asked)
+        curves = _curves(query)
         return replace(content, curves=curves, values=_values(curves))
     if "sort" not in view.options:
         return content
-    fields = _fields(asked, args)
-    return Content(asked.lenses, _sorted(fields, asked.projections, args.sort), asked.grid, fields)
+    fields = _fields(query, args)
+    return Content(query.lenses, _sorted(fields, query.projections, args.sort), query.grid, fields)
 
 
-def _curves(asked: Asked) -> list[Curve]:
-    """What is stored of every projection, by its address, and its model where there are two."""
-    places = ((p, place) for p in asked.projections for place in asked.lens.pair.curves(p, asked.lens.side))
+def _curves(query: Query) -> list[Curve]:
+    """The stored curves, each with its address, and its model if there are two."""
+    places = ((p, place) for p in query.projections for place in query.lens.pair.curves(p, query.lens.side))
     return [
         Curve(f"{p.address} {letter}".rstrip(), session, there)
         for p, (letter, session, there) in places
@@ -278,23 +278,23 @@ def _curves(asked: Asked) -> list[Curve]:
 
 
 def _values(curves: Sequence[Curve]) -> Iterator[Values]:
-    """The values of each, read a batch at a time; none of what another process has removed meanwhile."""
+    """The values of each curve, read in batches; none for what another process has removed meanwhile."""
     for start in range(0, len(curves), _BATCH):
         batch = curves[start : start + _BATCH]
         found: dict[str, Values] = {}
-        for asked in dict.fromkeys(curve.session for curve in batch):
-            found |= asked.read([curve.projection.key for curve in batch if curve.session is asked])
+        for session in dict.fromkeys(curve.session for curve in batch):
+            found |= session.read([curve.projection.key for curve in batch if curve.session is session])
         yield from (found.get(curve.projection.key, np.empty(0)) for curve in batch)
 
 
-def _fields(asked: Asked, args: Namespace) -> tuple[Field, ...]:
-    """The columns of the table, their numbers in memory."""
-    lens, wanted = asked.lens, asked.projections
-    asked_for = asked.thresholds if args.threshold else ()
+def _fields(query: Query, args: Namespace) -> tuple[Field, ...]:
+    """The columns of the table, with their numbers read into memory."""
+    lens, wanted = query.lens, query.projections
+    asked_for = query.thresholds if args.threshold else ()
     lens_of_table = replace(lens, thresholds=(*lens.thresholds, *asked_for))
     fields = fields_of(lens_of_table, has_twins(lens, wanted), latent_measures(wanted))
     load(fields, wanted)
-    return (*fields, *(fields_at(lens, asked.ranks, wanted) if asked.ranks is not None else ()))
+    return (*fields, *(fields_at(lens, query.ranks, wanted) if query.ranks is not None else ()))
 
 
 def _sorted(fields: Sequence[Field], projections: Sequence[Projection], name: str | None) -> list[Projection]:
@@ -306,7 +306,7 @@ def _sorted(fields: Sequence[Field], projections: Sequence[Projection], name: st
     return [projections[row] for row in sort_order([field.number(p) for p in projections], descending=True)]
 
 
-def _comparison(asked: Asked) -> Comparison:
-    comparison = Comparison(asked.lens, asked.projections)
+def _comparison(query: Query) -> Comparison:
+    comparison = Comparison(query.lens, query.projections)
     comparison.load()
     return comparison

@@ -1,4 +1,4 @@
-"""`rankscope ls` and `rankscope rm`: the models in the store, opened without any of their weights' code."""
+"""`rankscope ls` and `rankscope rm`: the models in the store, listed and removed without opening their weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..drawing.console import add_columns, make_console, plain_table, say
 
 
 def ls(args: Namespace, root: Path) -> int:
-    """The models that have spectra."""
+    """Print the models that have spectra."""
     if args.json:
         for found in stored_models(root):
             made = {"model": found.name, "folder": found.folder, "spectra": found.spectra, "bytes": found.size}
@@ -54,7 +54,7 @@ def ls(args: Namespace, root: Path) -> int:
 
 
 def rm(args: Namespace, root: Path) -> int:
-    """Remove the spectra of one model, or those under one weighting, in one gauge."""
+    """Remove all spectra of a model, or only those under one weighting or in one gauge."""
     if args.weight or args.gauge:
         return _remove_some(args.model, args.weight, args.gauge, root)
     found = _find(args.model, root)
@@ -73,13 +73,13 @@ def rm(args: Namespace, root: Path) -> int:
 
 
 def _remove_some(name: str, weight: str | None, gauge: str | None, root: Path) -> int:
-    """Those under a weighting and in a gauge; None: whichever."""
+    """Remove those under a weighting and in a gauge; None means any."""
     from rankscope.engine.checkpoint.hub import Access
 
     from ..data.chosen_weighting import meant
     from ..data.model import open_model
 
-    model = open_model(name, root, Access.CACHE)  # its config tells how a file's numbers are meant
+    model = open_model(name, root, Access.CACHE)  # its config says what a moments file's numbers mean
     count = remove_spectra(root, model.folder, meant(weight, model, root, say, gauge))
     if not count:
         under = [f"under {printable(weight)}"] if weight else []
@@ -91,7 +91,7 @@ def _remove_some(name: str, weight: str | None, gauge: str | None, root: Path) -
 
 
 def _find(model: str, root: Path) -> StoredModel | None:
-    """What is stored of a model by its name, path or folder in the store."""
+    """The stored model with this name, path or folder in the store."""
     names = {model}
     if model == "demo":
         from rankscope.engine.checkpoint.open import demo_file

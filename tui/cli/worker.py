@@ -1,4 +1,4 @@
-"""`rankscope worker`: processes that solve what others ask for, by way of a Dask scheduler."""
+"""`rankscope worker`: processes that compute for others, connected by a Dask scheduler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..drawing.console import say
 
 
 def worker(args: Namespace, root: Path) -> int:  # noqa: ARG001 - every command takes the store's root
-    """Work for a scheduler until it is gone, or a signal comes: a process for each GPU, or one for the CPU."""
+    """Work for a scheduler until it is gone or a signal comes, in a process for each GPU or one for the CPU."""
     found, notes = pick(args.device)
     for note in notes:
         say(note)

@@ -1,1 +1,1 @@
-"""What the interface knows, without a widget: sessions, numbers, grid, selection, records."""
+"""The data behind the interface, without widgets: sessions, numbers, grid, selection, records."""

@@ -1,4 +1,4 @@
-"""The models that can be opened without a request: what is known of them at once, and what their headers say."""
+"""The models that can be opened without the network: what is known of each at once, and what its headers tell."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ DEMO = "demo"
 
 @dataclass(frozen=True, slots=True)
 class AtHand:
-    """A model by the `name` that opens it. `kind` says what there is of it, `where` where its weights are, `trouble`
-    what is wrong with either, "" for nothing; `used` is when it was looked at last, in seconds since 1970."""
+    """A model, by the `name` that opens it. `kind` says what there is of it, `where` where its weights are, `trouble`
+    what is wrong with either ("" for nothing); `used` is when it was last opened, in seconds since 1970."""
 
     name: str
     kind: str
@@ -37,14 +37,14 @@ class AtHand:
 
     @property
     def title(self) -> str:
-        """Its name without the folder, which is where it is."""
+        """Its name without the folder that it is in."""
         return Path(self.name).name if self.name.startswith("/") else self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """What the headers of a model say, and how many of its projections are stored. `size`: bytes of its weights, None
-    where they are gone."""
+    """The contents of a model's headers, and how many of its projections are stored. `size`: bytes of its weights, None
+    if they are gone."""
 
     layers: int
     projections: int
@@ -53,8 +53,8 @@ class Headers:
 
 
 def choices(root: Path, used: Mapping[str, float] | None = None) -> list[AtHand]:
-    """What can be opened: stored, then cached, then the demo; those first that were looked at last, as `used` says by
-    their folders in the store."""
+    """The models that can be opened: stored ones, then cached ones, then the demo; first of all those that were opened
+    last, by `used`, which maps their folders in the store to times."""
     from rankscope.store.models import stored_models
 
     when = used or {}
@@ -78,8 +78,8 @@ def choices(root: Path, used: Mapping[str, float] | None = None) -> list[AtHand]
 
 
 def headers(name: str, root: Path) -> Headers | None:
-    """What the headers of a model on this machine say, read without a request and without torch; None where that does
-    not tell, or it cannot be opened."""
+    """Read the headers of a model on this machine, without the network and without torch; None if that is not enough or
+    the model cannot be opened."""
     from rankscope.store.spectra import SpectraStore
 
     try:
@@ -98,7 +98,7 @@ def headers(name: str, root: Path) -> Headers | None:
 
 
 class _KeptListings(FileListings):
-    """Only what torch has said before: asking it takes seconds."""
+    """Listings that torch has made before, and no new ones: making one takes seconds."""
 
     def get(self, key: str) -> str:
         found = super().get(key)

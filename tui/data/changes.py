@@ -1,4 +1,4 @@
-"""What changes in the explorer: the kinds of change, and who is told of one."""
+"""The kinds of change in the explorer, and the listeners that are notified of them."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from typing import TypeAlias
 
 
 class Change(Enum):
-    """What is other than before."""
+    """Something that has changed."""
 
     SELECTION = auto()
     TREE = auto()
-    """The tree's cursor should stand on what is selected: in other panes that waits until the user rests."""
+    """The tree's cursor should move to the selection. If another pane has the focus, this waits until the user
+    pauses."""
     ROWS = auto()
     """Other projections are shown: another filter, or a second model."""
     COLUMNS = auto()
-    """The same projections, and roles beside them."""
+    """The projections are the same, but other derived roles are shown beside them."""
     NUMBERS = auto()
-    """States or numbers of some projections, by their keys; None: of any."""
+    """States or numbers of the projections with these keys; None: of any."""
     LOADED = auto()
-    """Numbers that were worked out from values; nothing else is known of what is computed."""
+    """Numbers that were computed from stored values; nothing else has changed."""
     LENS = auto()
-    """Another number stands for every projection."""
+    """The number that is shown for every projection."""
     MARKS = auto()
     PANE = auto()
-    """Another view is shown, or has the focus."""
+    """The view that is shown, or the one with the focus."""
     LAYOUT = auto()
     TITLES = auto()
     CHART = auto()
-    """The chart would show something else."""
+    """The content of the chart."""
     AXES = auto()
-    """So does its title."""
+    """The axes of the chart, and so its title."""
     RANK = auto()
     LINES = auto()
-    """What the single lines say of the job, or to the user."""
+    """The status lines about the job or for the user."""
     PLAN = auto()
-    """Another plan is shown, or none."""
+    """The plan that is shown, or whether one is."""
     WANTED = auto()
-    """Numbers on the screen have to be worked out from values; of these keys, None: all."""
+    """Numbers on the screen have to be computed from values; for these keys, None: for all."""
 
 
 Keys: TypeAlias = "set[str] | None"

@@ -1,4 +1,4 @@
-"""What a user names as weighting: none, the gains of the norms, or a file; and what is then shown of a model."""
+"""The weighting that a user names (none, the gains of the norms, or a file), and a model under it."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 NONE, NORM = "none", "norm"
 _CENTRED = re.compile(rf"{CENTRED_NAME}[: ]\s*(.*)", re.DOTALL)
-"""What a user writes before the name of a file whose moments are to be taken about their mean."""
+"""The prefix before the name of a file whose second moments are to be taken about their mean."""
 _NAMES = re.compile(r"imatrix|moments", re.IGNORECASE)
 _SUMS = re.compile(rb'\.(xx|x2|count)"')
 _HEAD = 4096
 _MOST_FILES = 16
-"""Files whose first bytes are looked at."""
+"""The most files whose first bytes are read."""
 
 
 def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
-    """The weighting that `none`, `norm`, the name of a file, or `centred:` and such a name stand for; None: the weights
-    as they are.
+    """The weighting that a text names: `none` (the result is None: the weights as they are), `norm`, the name of a
+    file, or `centred:` and such a name.
 
-    `tell` hears lines that the user should know, as that the file may be of another model.
+    `tell` is called with lines that the user should know, for instance that the file may belong to another model.
 
     Raises:
-        InputError: no such file, it cannot be had, or it holds no second moments.
+        InputError: no such file, it cannot be read, or it holds no second moments.
     """
     if text == NONE:
         return None
@@ -61,22 +61,22 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
 
 
 def lasting(text: str) -> str:
-    """The same name of a weighting, from whatever folder the program is started: with the whole path of a file."""
+    """The same name of a weighting, valid from any working directory: the name of a file becomes an absolute path."""
     centred = _CENTRED.fullmatch(text)
     file = centred[1] if centred else text
     if file in ("", NONE, NORM):
         return text
-    with suppress(RuntimeError):  # ~nobody
+    with suppress(RuntimeError):  # ~ of an unknown user
         file = str(Path(file).expanduser().absolute())
     return f"{CENTRED_NAME}:{file}" if centred else file
 
 
 def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]) -> Weighting:
-    """What a plan of these projections is made under in the place of a weighting: where there are experts among them,
-    the second moments of a file pooled by layer.
+    """The weighting that a plan of these projections uses instead of `weighting`: if there are experts among them, the
+    second moments of a file pooled by layer.
 
     Raises:
-        InputError: they are about the mean.
+        InputError: the moments are about the mean.
     """
     if weighting.is_centred:
         raise InputError("plans need moments as they are, not about the mean")
@@ -95,8 +95,8 @@ def in_state(
     gauge: str = RAW,
     wanted: Sequence[Projection] | None = None,
 ) -> Model:
-    """A model with its matrices, or the `wanted` ones of them, under a weighting (None: none) and in a gauge; the model
-    itself for neither. Reads what they need.
+    """A model whose matrices, or only the `wanted` ones, are under a weighting (None: none) and in a gauge; for neither
+    the model itself. Reads the files that this needs.
 
     Raises:
         InputError: see `weighed` and gauged_model.fixed.
@@ -113,7 +113,7 @@ def in_state(
 
 
 def said_of(weighting: Weighting | None, projections: Iterable[Projection]) -> Said | None:
-    """What a file says of these projections that a user has to know of ranks under it; None of no file at hand."""
+    """Facts from a file of moments that a user has to know about ranks under it; None if no file is at hand."""
     if weighting is None or isinstance(weighting, StoredWeighting) or weighting.name == NORM:
         return None
     from rankscope.engine.calibration.file_weighting import FileWeighting
@@ -122,8 +122,8 @@ def said_of(weighting: Weighting | None, projections: Iterable[Projection]) -> S
 
 
 def weighted_by(projections: Iterable[Projection]) -> str:
-    """`weighted by imatrix a.gguf (wiki.txt, 128 chunks)`, `gauge-fixed: gains folded`, for titles; "" of the weights
-    as they are."""
+    """A text for titles: `weighted by imatrix a.gguf (wiki.txt, 128 chunks)`, `gauge-fixed: gains folded`; "" for
+    unmodified weights."""
     shown = list(projections)
     label = next(filter(None, map(weighting_label, shown)), "")
     gauge = what_is_fixed(shown)
@@ -133,9 +133,12 @@ def weighted_by(projections: Iterable[Projection]) -> str:
 def meant(
     text: str | None, model: Model, root: Path, tell: Callable[[str], None], gauge: str | None = None
 ) -> Callable[[Projection], bool]:
-    """Whether a stored spectrum is meant by a weighting, by a name of one (`none`: all that have none) or by a file,
-    whose numbers tell, pooled or not, with biases or without, and by a gauge, RAW or `fixed`; by each where it is None.
-    The noise that spectra under a weighting compare with is meant as well, in the raw gauge.
+    """Return a function that tells whether a stored spectrum belongs to a weighting and a gauge, RAW or `fixed`; None
+    matches any.
+
+    `text` is the name of a weighting (`none`: spectra without one) or a file, which is recognised by its numbers,
+    pooled or not, with biases or without. The noise that weighted spectra are compared with belongs to the weighting
+    too, in the raw gauge.
 
     Raises:
         InputError: as `choose`.
@@ -175,7 +178,7 @@ def _meant_by_weighting(
 
 
 def _of_moment(projection: Projection) -> tuple[Operand, ...]:
-    """The operands of the moment alone, of what is derived."""
+    """The operands of a derived matrix that come from the moment."""
     made = projection.derived
     assert made is not None
     balanced = by_moment(projection).derived if made.weighting and WEIGHED in made.formula else made
@@ -183,11 +186,11 @@ def _of_moment(projection: Projection) -> tuple[Operand, ...]:
 
 
 class StoredWeighting:
-    """A weighting whose source is not at hand: the moments that stored spectra were computed with, known by their
-    digests alone. Spectra of it can be shown, and none computed."""
+    """A weighting whose source is not at hand: only the digests of the moments that stored spectra were computed with
+    are known. Its spectra can be shown, but no new ones computed."""
 
     def __init__(self, model: Model, root: Path, name: str, label: str = "") -> None:
-        """`label` of what was stored under this name; "" for all of it."""
+        """`label` restricts it to what was stored with this label; "" means all that has this name."""
         from rankscope.store.spectra import SpectraStore
 
         self.name = name
@@ -215,9 +218,9 @@ class StoredWeighting:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A weighting that can be chosen: `text` is what a user would name it by, `about` says what it is. `stored` is name
-    and label of one whose spectra are stored and whose file is not at hand. `fixed`: in the fixed gauge. `delta`: of
-    the differences of two models."""
+    """A weighting that can be chosen: `text` is what a user would type, `about` an explanation. `stored` is name and
+    label of a weighting whose spectra are stored but whose file is not at hand. `fixed`: in the fixed gauge. `delta`:
+    of the differences of two models."""
 
     text: str
     about: str
@@ -233,7 +236,7 @@ class Offer:
         return " in ".join(filter(None, [name, gauge]))
 
     def shown(self, model: Model, root: Path, tell: Callable[[str], None]) -> Model:
-        """A model in this state.
+        """The model under this weighting and in this gauge.
 
         Raises:
             InputError: see `choose` and `in_state`.
@@ -251,15 +254,15 @@ class Offer:
         return with_stacks(shown, root, weighting)
 
     def weighting(self, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
-        """What it stands for; see `choose`."""
+        """The weighting that `text` names; see `choose`."""
         return (
             choose(self.text, model, root, tell) if self.stored is None else StoredWeighting(model, root, *self.stored)
         )
 
 
 def offers(session: Session, given: Mapping[str, str]) -> list[Offer]:
-    """What a user can choose: none, norm, the files that were `given`, with their labels ("" where one has not been
-    opened), those that lie beside the model, and what is stored of others."""
+    """The weightings that a user can choose: none, norm, the files that were `given` (with their labels, "" if not
+    opened yet), files beside the model, and weightings of which only spectra are stored."""
     found = [Offer(NONE, "the weights as they are"), Offer(NORM, "by the gains of the norms that feed the projections")]
     files = {str(Path(text).expanduser().absolute()) for text in given}
     found += [Offer(text, label or "a file") for text, label in given.items()]
@@ -273,10 +276,10 @@ def offers(session: Session, given: Mapping[str, str]) -> list[Offer]:
 
 
 def weighed(model: Model, weighting: Weighting) -> Model:
-    """A model with its matrices under a weighting. Reads what the weighting needs for that.
+    """A model whose matrices are under a weighting. Reads what the weighting needs for that.
 
     Raises:
-        InputError: it has second moments of none of them.
+        InputError: it has second moments for none of them.
     """
     tree = model.tree
     made = replace(tree, projections=tuple(weighted(p, weighting) if p.rows else p for p in tree.projections))
@@ -289,11 +292,11 @@ def weighed(model: Model, weighting: Weighting) -> Model:
 def opened_under(
     text: str, models: Sequence[Model], root: Path, tell: Callable[[str], None], gauge: str = RAW
 ) -> tuple[Offer, list[Model]] | None:
-    """The weighting and the gauge that a user names at the start, and the models so; None for the weights as they are.
+    """The weighting and gauge that a user names at the start, and the models under them; None for unmodified weights.
     `tell`: see `choose`.
 
     Raises:
-        InputError: it cannot be had, or has second moments of no projection.
+        InputError: the weighting cannot be read, or has second moments for no projection.
     """
     offer = Offer(text, "", fixed=gauge != RAW)
     if text == NONE and not offer.fixed:
@@ -306,8 +309,8 @@ def opened_under(
 
 
 def _beside(model: Model) -> list[tuple[Path, str]]:
-    """Files beside those of a model that by their names and first bytes hold second moments, and their kinds."""
-    from rankscope.engine.formats.guarded import head_of  # what lists and removes spectra opens no weights
+    """Files beside those of a model that hold second moments, judging by names and first bytes, and their kinds."""
+    from rankscope.engine.formats.guarded import head_of  # listing and removing spectra opens no weights
     from rankscope.engine.formats.tensor import FileStamp
 
     stamps = model.checkpoint.stamps if model.checkpoint is not None else {}
@@ -320,7 +323,7 @@ def _beside(model: Model) -> list[tuple[Path, str]]:
 
 
 def _kind_of(head: bytes) -> str:
-    """What the first bytes of a file say that it is: "imatrix", "moments", or "" for anything else."""
+    """The kind of a file by its first bytes: "imatrix", "moments", or "" for anything else."""
     from rankscope.engine.formats.foreign import is_imatrix
 
     if is_imatrix(head) or (head.startswith(b"GGUF") and b"imatrix" in head):

@@ -1,4 +1,4 @@
-"""Marked projections side by side: which numbers, and how far they are from those of the first."""
+"""Marked projections side by side: their numbers, and the differences from the first one's."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from rankscope.engine.spectrum import Projection
 
 from .grid import member_of
 from .latent_columns import latent_measures
+from .lens import Lens
 from .measures import ENERGY
-from .pair import Lens, Side
+from .pair import Side
 from .records import of_rows
 from .table_rows import Field, fields_of, has_twins, load
 
 MOST_MARKS = 8
 NOTHING = "nothing marked: space marks the selection, M clears"
 _FAR = 10.0
-"""From this factor on a difference in percent is hard to read."""
+"""From this factor on a difference is not shown in percent, which would be hard to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One column: a projection in one model. Differences are to column `base`, None: it is the first."""
+    """One column: a projection in one model. Differences are relative to column `base`; None for the first column."""
 
     heading: str
     projection: Projection
@@ -32,7 +33,8 @@ class Contender:
 
 
 class Comparison:
-    """Metrics down, marks across; of two models A and B of each mark, B against A and A against the first A."""
+    """Metrics in rows, marked projections in columns. With two models A and B each mark has two columns: B is compared
+    with A, and A with the first A."""
 
     def __init__(self, lens: Lens, marks: Sequence[Projection]) -> None:
         self.marks = tuple(marks)
@@ -48,15 +50,15 @@ class Comparison:
         return self._fields[self.columns[column].side][row]
 
     def value(self, row: int, column: int) -> str:
-        """The number as text; where there is none, the mark of the state."""
+        """The number as text; without a number, the mark of the state."""
         return self.field(row, column).text(self.columns[column].projection)
 
     def number(self, row: int, column: int) -> float | None:
-        """The number of a cell, where it is known."""
+        """The number of a cell, None if it is unknown."""
         return self.field(row, column).number(self.columns[column].projection)
 
     def difference(self, row: int, column: int) -> str:
-        """How far the number is from that of the base, "" where that says nothing."""
+        """The difference of a number from the base, "" if it would be meaningless."""
         at = self.columns[column].base
         lens = self.field(row, column).lens
         if at is None or lens is None or self._is_bound(row, column) or self._is_bound(row, at):
@@ -65,23 +67,24 @@ class Comparison:
         return "" if number is None or base is None else difference(number, base, lens)
 
     def load(self) -> None:
-        """Bring into memory what the numbers need. Reads files."""
+        """Load what the numbers need. Reads files."""
         for fields in self._fields.values():
             load(fields, self.marks)
 
     def records(self) -> Iterator[dict[str, object]]:
-        """A row a column, for a file."""
+        """Yield one record per column, for a file."""
         for column in self.columns:
             yield from of_rows(self._fields[column.side], [column.projection])
 
     def _is_bound(self, row: int, column: int) -> bool:
-        """Whether what is meant is only known to be larger than the number."""
+        """Whether the number is only a lower bound."""
         lens = self.field(row, column).lens
         return lens is not None and lens.is_bound(self.columns[column].projection)
 
 
 def difference(number: float, base: float, lens: Lens) -> str:
-    """`+12` of counts, percentages and shares of energy, `+8 %` of everything else, `x 25` of what is far away."""
+    """The difference as text: `+12` for counts, percentages and shares of energy, `+8 %` for all else, `x 25` if it is
+    large."""
     measure = lens.measure
     if measure.digits == 0 or measure.name in ("percent", ENERGY):
         return f"{_no_minus_zero(number - base, measure.digits or 0):+.{measure.digits}f}"
@@ -108,7 +111,7 @@ def _columns(marks: Sequence[Projection], sides: Sequence[Side]) -> Iterator[Con
 
 
 def headings_of(marks: Sequence[Projection]) -> list[str]:
-    """What tells each mark from the others, `2 key`, `e17 gate`; its address where nothing shorter does."""
+    """The shortest labels that tell the marks apart, `2 key`, `e17 gate`; the address if nothing shorter does."""
     found = []
     for p in marks:
         parts = []

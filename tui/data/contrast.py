@@ -1,4 +1,4 @@
-"""What shades are spread over."""
+"""The range of numbers that the shades cover."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from enum import StrEnum
 
 
 class Contrast(StrEnum):
-    """FIXED: the scale of the unit, the same for every model; of a unit without one what the model has."""
+    """FIXED: the scale of the unit, the same for every model; for a unit without a scale the range of the model's
+    numbers."""
 
     FIXED = "fixed"
     MODEL = "model"
@@ -14,5 +15,5 @@ class Contrast(StrEnum):
 
     @property
     def words(self) -> str:
-        """What a key of the shades says of it; nothing of the usual."""
+        """The text for the legend of the shades; "" for the default."""
         return "" if self is Contrast.FIXED else f"this {self}"

@@ -27,11 +27,11 @@ ABOVE, UNCHANGED = "above_rounding", "unchanged_share"
 
 @dataclass(frozen=True, slots=True)
 class DeltaNumbers:
-    """What is known of one difference at one threshold, None where there is no such number.
+    """The numbers of one difference at one threshold, None for those that do not exist.
 
-    `above` values stand above the rounding edge: at least so many are no rounding. `k` is the threshold rank, `stable`
-    the stable rank, `relative` |delta| / |A|, `unchanged` the share of entries that A and B have in common, `k0` what k
-    would be of noise. `quantised` is how either is quantised: no rank is advised then, and there is no `above`.
+    `above` values exceed what rounding can make. `k` is the threshold rank, `stable` the stable rank, `relative`
+    |delta| / |A|, `unchanged` the share of entries that are equal in A and B, `k0` the k of noise. `quantised` says how
+    A or B is quantised: then no rank is advised and `above` is None.
     """
 
     delta: Projection
@@ -51,23 +51,24 @@ class DeltaNumbers:
 
     @property
     def rank(self) -> int | None:
-        """The rank of an adapter that holds the change: 0 where there is none that is more than rounding."""
+        """The rank of an adapter that holds the change: 0 if nothing exceeds rounding."""
         return None if self.k is None or self.above is None else min(self.k, self.above)
 
     @property
     def parameters(self) -> int | None:
-        """Of two factors of that rank."""
+        """The parameters of two factors of that rank."""
         return None if self.rank is None else self.rank * (self.delta.rows + self.delta.cols)
 
     @property
     def ratio(self) -> float | None:
-        """k over that of noise."""
+        """k over the k of noise."""
         return self.k / self.k0 if self.k and self.k0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaColumn:
-    """One number of every difference: how it is called in tables and in CSV, had, written, and explained."""
+    """One number of every difference: its heading in tables, its name in CSV, how to get it, how to write it, and what
+    it means."""
 
     heading: str
     name: str
@@ -76,11 +77,11 @@ class DeltaColumn:
     explained: str
 
     def of(self, change: DeltaNumbers) -> float | None:
-        """The number, None where there is none: of what is unchanged there is but the share of that."""
+        """The number, None if there is none: an unchanged matrix has only `unchanged_share`."""
         return None if change.is_unchanged and self.name != UNCHANGED else self.number(change)
 
     def text(self, change: DeltaNumbers) -> str:
-        """What stands there: `unchanged` of what is the same, in the place of a number that there is none of."""
+        """The number as text; `unchanged` for an unchanged matrix, the mark of the state if it is not computed."""
         if change.mark:
             return change.mark
         if change.is_unchanged and self.name == ABOVE:
@@ -90,7 +91,7 @@ class DeltaColumn:
 
 
 def columns_at(threshold: float) -> tuple[DeltaColumn, ...]:
-    """What a table has at a threshold."""
+    """The columns of a table at a threshold."""
     k_name = f"k{percent(threshold)}"
     whole: Callable[[float], str] = "{:,.0f}".format
     return (
@@ -112,9 +113,9 @@ def columns_at(threshold: float) -> tuple[DeltaColumn, ...]:
 def changes_of(
     session: Session, deltas: Sequence[Projection], threshold: float, independent: bool = False
 ) -> list[DeltaNumbers]:
-    """Of these rows of delta_of. Reads files.
+    """The numbers of these rows of delta_of. Reads files.
 
-    `independent`: A and B were each rounded by themselves, so that both count with their rounding.
+    `independent`: A and B were rounded independently, so the rounding of both counts.
     """
     return list(_each(session, deltas, threshold, independent))
 
@@ -122,7 +123,7 @@ def changes_of(
 def records_of(
     changes: Sequence[DeltaNumbers], threshold: float, columns: Sequence[DeltaColumn]
 ) -> Iterator[dict[str, object]]:
-    """A record a difference, for CSV."""
+    """Yield one record per difference, for CSV."""
     for c in changes:
         numbers = {column.name: column.of(c) for column in columns}
         place = {"address": c.delta.address, "rows": c.delta.rows, "cols": c.delta.cols, "threshold": threshold}
@@ -131,7 +132,7 @@ def records_of(
 
 
 def noise_beside(deltas: Sequence[Projection]) -> list[Projection]:
-    """What differences of projections under a weighting compare with, to be computed beside them."""
+    """The noise that differences of weighted projections are compared with, which has to be computed beside them."""
     ours = (p for p in deltas if p.problem is None and p.role != MODULE)
     made = (noise_of(p) for p in ours if p.derived is not None and p.derived.weighting)
     return list({p.key: p for p in made}.values())
@@ -179,7 +180,7 @@ def _change(
 
 
 class _Nulls:
-    """k0 of differences at one threshold: of noise of their shape, or under their weighting."""
+    """k0 of differences at one threshold: that of noise of their shape, or under their weighting."""
 
     def __init__(self, session: Session, threshold: float) -> None:
         self._session, self._threshold = session, threshold
@@ -199,5 +200,5 @@ class _Nulls:
 
 
 def _share(share: float) -> str:
-    """100 alone is all of them."""
+    """100 is written only if every entry is equal."""
     return "100" if share == 1 else f"{min(100 * share, 99.9):.1f}"

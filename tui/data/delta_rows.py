@@ -1,4 +1,4 @@
-"""The table of what a fine-tune changed without a screen: its rows, what is known of each, and their order."""
+"""The table of changes by a fine-tune, without a screen: its rows, their numbers, and their order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rankscope.engine.spectrum import Projection, Run
 
 from .delta_numbers import DeltaColumn, DeltaNumbers, changes_of
 from .deltas import WithoutDifference
-from .pair import Lens
+from .lens import Lens
 from .session import Session
 from .wording import MARKS, refusal
 
@@ -18,8 +18,8 @@ _Stamp: TypeAlias = tuple[str, Run, float]
 
 
 class DeltaRows:
-    """Rows 0 to `deltas` are differences, in the order of a column; those behind have none. What `load` has found at
-    the lens's threshold is kept as long as the same spectrum is stored."""
+    """Rows 0 to `deltas` are differences, sorted by a column; those after them have no difference. Numbers that `load`
+    has read at the lens's threshold are kept as long as the same spectrum is stored."""
 
     def __init__(self, lens: Lens) -> None:
         self._lens = lens
@@ -33,7 +33,7 @@ class DeltaRows:
         self.longest = self.longest_shape = 0
 
     def show(self, projections: Sequence[Projection]) -> None:
-        """Other rows; of projections that are no differences none."""
+        """Show other rows: the differences among these projections."""
         shown = projections if self._session.model.against else ()
         self._every = self._order = shown
         self._places = None
@@ -41,7 +41,7 @@ class DeltaRows:
         self._measure()
 
     def show_apart(self, apart: Sequence[WithoutDifference]) -> None:
-        """What is listed behind the differences."""
+        """Set the rows after the differences."""
         self._apart = apart
         self._measure()
 
@@ -60,7 +60,7 @@ class DeltaRows:
 
     @property
     def deltas(self) -> int:
-        """How many of the rows are differences."""
+        """The number of rows that are differences."""
         return len(self._order)
 
     def delta(self, row: int) -> Projection:
@@ -68,25 +68,25 @@ class DeltaRows:
         return self._order[row]
 
     def listed(self, row: int) -> WithoutDifference | None:
-        """What has no difference, None of a row that is one."""
+        """The entry of a row without a difference; None for a row that is one."""
         return None if row < len(self._order) else self._apart[row - len(self._order)]
 
     def key(self, row: int) -> str:
-        """Of a difference, "" of what is none."""
+        """The content key of a difference, "" for any other row."""
         return "" if row >= len(self._order) else self._order[row].key
 
     def place(self, address: str) -> int | None:
-        """Where a difference stands."""
+        """The row of a difference, by address."""
         if self._places is None:
             self._places = {p.address: row for row, p in enumerate(self._order)}
         return self._places.get(address)
 
     def change(self, row: int) -> DeltaNumbers | None:
-        """What is known of a difference, its mark alone where it is not computed; None where it is not read yet."""
+        """The numbers of a difference, or only its mark if it is not computed; None if it is not read yet."""
         return self._change(self._order[row])
 
     def changes(self) -> list[DeltaNumbers]:
-        """Of all differences, in their order."""
+        """The numbers of all differences, in their order."""
         return [found or DeltaNumbers(p, mark=".") for p in self._order for found in (self._change(p),)]
 
     def _change(self, p: Projection) -> DeltaNumbers | None:
@@ -98,12 +98,12 @@ class DeltaRows:
         return held[1] if held is not None and held[0] == self._stamp(p) else None
 
     def _stamp(self, p: Projection) -> _Stamp | None:
-        """What tells one stored spectrum at one threshold from another."""
+        """An identifier of a stored spectrum at a threshold, which changes with either."""
         entry = self._session.entry(p)
         return None if entry is None else (entry.computed_at, entry.run, self._lens.threshold)
 
     def load(self, projections: Sequence[Projection]) -> None:
-        """Know the numbers of those that are stored. Reads files."""
+        """Load the numbers of those that are stored. Reads files."""
         threshold = self._lens.threshold
         stored = [(p, stamp) for p in projections if is_delta(p) and (stamp := self._stamp(p)) is not None]
         for (p, stamp), change in zip(
@@ -113,12 +113,12 @@ class DeltaRows:
                 self._known[p.key] = (*stamp[:2], threshold), change
 
     def unread(self) -> set[str]:
-        """The keys of what `load` has something to read for. For a thread: it goes through all of them."""
+        """The keys for which `load` has something to read. Goes through all rows, so it is meant for a thread."""
         return {p.key for p in self._every if self._session.has(p) and self._change(p) is None}
 
     def sort(self, column: DeltaColumn | None) -> None:
-        """By a column, numbers from the largest down, unknown ones last; by the same again: the other way; None: in
-        the model's order."""
+        """Sort by a column, numbers from the largest down, unknown ones last; the same column again reverses the order;
+        None restores the model's order."""
         name = "" if column is None else column.name
         self._is_descending = not self._is_descending if name == self._sorted_by else bool(name)
         self._sorted_by, self._places = name, None
@@ -131,5 +131,5 @@ class DeltaRows:
         self._order = [self._every[at] for at in sort_order(numbers, self._is_descending)]
 
     def mark_of(self, name: str) -> str:
-        """What stands at the heading of the column of a name: which way rows are sorted by it."""
+        """The mark at the heading of a column that shows how rows are sorted by it."""
         return ("^ ", "v ")[self._is_descending] if name == self._sorted_by else ""

@@ -1,4 +1,4 @@
-"""Norms, biases and other tensors that are no matrices, of two checkpoints: which of them differ, and by how much."""
+"""Norms, biases and other tensors that are no matrices, in two checkpoints: which of them differ, and by how much."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VectorChange:
-    """One tensor: |B - A| / |A|, 0 where they are the same, None where that cannot be said, and why."""
+    """The change of one tensor: |B - A| / |A|, 0 if they are equal, None with the reason if it cannot be computed."""
 
     listed: WithoutDifference
     relative: float | None
@@ -27,7 +27,7 @@ class VectorChange:
 
 
 def vector_changes(first: Model, second: Model, vectors: Iterable[WithoutDifference]) -> Iterator[VectorChange]:
-    """What `matched` lists as vectors, compared. Reads their weights."""
+    """Compare what `matched` lists as vectors. Reads their weights."""
     assert first.checkpoint is not None
     assert second.checkpoint is not None
     ours, theirs = ({t.name: t for t in held.tensors} for held in (first.checkpoint, second.checkpoint))

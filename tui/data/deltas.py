@@ -1,4 +1,4 @@
-"""Two checkpoints held against each other: which differences can be computed, and what else there is in either."""
+"""The comparison of two checkpoints: which differences can be computed, and what else there is in either."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Apart(StrEnum):
-    """Why two tensors, or one that has no partner, have no difference whose spectrum is computed."""
+    """Why there is no difference, with a spectrum to compute, for two tensors or for one without a partner."""
 
     SHAPE = "other shapes"
     FACTORS = "two factors"
@@ -37,7 +37,7 @@ class Apart(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WithoutDifference:
-    """What has no difference: a projection or tensor of A, of B, or of both."""
+    """A projection or tensor of A, of B, or of both, for which there is no difference."""
 
     why: Apart
     ours: Projection | None
@@ -45,17 +45,17 @@ class WithoutDifference:
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """A's and B's, as far as they have one."""
+        """The projections of A and of B, as far as they exist."""
         return tuple(p for p in (self.ours, self.theirs) if p is not None)
 
     @property
     def address(self) -> str:
-        """A's, where it has one."""
+        """The address in A, or else in B."""
         return self.projections[0].address
 
     @property
     def text(self) -> str:
-        """`layers.0.mlp.up: 40 x 24 in A, 48 x 24 in B`, `other.a.bias`, `a.b -> c.b`."""
+        """A text such as `layers.0.mlp.up: 40 x 24 in A, 48 x 24 in B`, `other.a.bias`, `a.b -> c.b`."""
         if self.ours is None or self.theirs is None:
             return self.address
         if self.why is Apart.SHAPE:
@@ -65,20 +65,22 @@ class WithoutDifference:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """`deltas` are the rows of delta_of in A's order; `apart` is everything else that the filter names, of both."""
+    """`deltas` are the rows of delta_of in A's order; `apart` is everything else in either model that the filter
+    matches."""
 
     deltas: tuple[Projection, ...]
     apart: tuple[WithoutDifference, ...]
 
     def why(self, kind: Apart) -> list[WithoutDifference]:
-        """What is apart for this reason."""
+        """The entries of `apart` with this reason."""
         return [listed for listed in self.apart if listed.why is kind]
 
 
 def matched(first: Model, second: Model, under: Weighting | None = None, pattern: str | None = None) -> Matched:
-    """The differences of two models' projections, matched by address, and what else a filter names in either.
+    """The differences of two models' projections, matched by address, and everything else in either that a filter
+    matches.
 
-    Without a filter they are those that a scan of A computes.
+    Without a filter the differences are those that a scan of A computes.
 
     Raises:
         InputError: there is nothing to compare.
@@ -113,15 +115,15 @@ def matched(first: Model, second: Model, under: Weighting | None = None, pattern
 
 
 def with_deltas(model: Model, deltas: Sequence[Projection], against: str = "") -> Model:
-    """A model whose projections are differences to another, of the name `against`: every view shows these as it would
-    show its own."""
+    """A model whose projections are differences from another model named `against`, so that every view can show
+    them."""
     tree = replace(model.tree, projections=tuple(deltas))
     return replace(model, tree=tree, said=None, further=(), against=against)
 
 
 def deltas_shown(first: Session, second: Session, under: Weighting | None = None) -> Matched:
-    """The differences of two open models as they are, under a weighting: those that can be computed; where the weights
-    of either are not at hand those that are stored. Reads files.
+    """The differences of two open models, under a weighting: those that can be computed or, if the weights of either
+    model are not at hand, those that are stored. Reads files.
 
     Raises:
         InputError: there are none.
@@ -138,8 +140,8 @@ def deltas_shown(first: Session, second: Session, under: Weighting | None = None
 
 
 def stored_deltas(stored: Stored, second: str, weighting: str = "") -> list[Projection]:
-    """What is stored of differences to a model of this name or folder, under a weighting of this name ("" for none),
-    the newest of each address."""
+    """The stored differences from a model of this name or folder, under a weighting of this name ("" for none); the
+    newest for each address."""
     found: dict[str, Projection] = {}
     for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
         if is_delta(p) and p.role != MODULE and _is_under(p, weighting) and _is_of(p, second):
@@ -152,7 +154,7 @@ def _is_under(delta: Projection, weighting: str) -> bool:
 
 
 def _is_of(delta: Projection, second: str) -> bool:
-    """Whether B's matrix is of a model that a user calls so: by its Hub id, its folder or its file."""
+    """Whether B's matrix belongs to the model that a user names by Hub id, folder or file."""
     repo = delta.parents[1].source.repo
     return repo in (second.partition("@")[0], str(Path(second).expanduser().resolve()))
 
@@ -162,8 +164,8 @@ def _is_named(p: Projection, pattern: str) -> bool:
 
 
 def _without_partner(ours: Sequence[Projection], theirs: Iterable[Projection]) -> Iterator[WithoutDifference]:
-    """What stands at its address in one model alone. Where in the other one tensor of the same shape ends in the same
-    words, and no second one does, it may be the same under another name."""
+    """Projections whose address exists in one model only. If exactly one tensor in the other model has the same shape,
+    layer and last words of the name, it may be the same one renamed."""
     by_end: dict[tuple[object, ...], list[Projection]] = defaultdict(list)
     for p in theirs:
         by_end[_end(p)].append(p)
@@ -178,7 +180,7 @@ def _without_partner(ours: Sequence[Projection], theirs: Iterable[Projection]) -
 
 
 def _end(p: Projection) -> tuple[object, ...]:
-    """What is left of a tensor under another name: shape, place in the layers, and the last words of its name."""
+    """The part of a tensor that survives renaming: shape, place in the layers, and the last words of its name."""
     last = tuple(p.tensor.split(".")[-3:]) if p.layer is None or p.block == "other" else (p.block, p.role, p.expert)
     return p.rows, p.cols, p.layer, str(p.slice), last
 

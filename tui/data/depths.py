@@ -1,4 +1,4 @@
-"""Two models of which one has more layers: which layer of the second stands against one of the first."""
+"""Matching the layers of two models that have different numbers of them by relative depth."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rankscope.engine.spectrum import Projection
 from .model import Model
 
 Depths = Mapping[str, tuple[int, int]]
-"""By tower the numbers of layers of the first and of the second model, where these are not the same."""
+"""The numbers of layers in the first and in the second model by tower, where they differ."""
 
 
 def depths_of(first: Model, second: Model) -> Depths:
-    """Those of two models. Not of one that only lacks layers within, or has as many by other numbers; nor of one whose
-    weights are gone: a part of it may be all that is stored."""
+    """The numbers of layers of two models by tower. A model that only lacks some layers, or numbers as many
+    differently, is not matched by depth; nor is one whose weights are gone, because only a part of it may be stored."""
     if first.checkpoint is None or second.checkpoint is None:
         return {}
     ours, theirs = _layers(first.tree.projections), _layers(second.tree.projections)
@@ -26,8 +26,8 @@ def depths_of(first: Model, second: Model) -> Depths:
 
 
 def address_there(p: Projection, depths: Depths) -> str:
-    """The address in the second model of what stands against a projection of the first: in layer
-    round(i (LB - 1) / (LA - 1)) against layer i, its ends against the ends."""
+    """The address in the second model that corresponds to a projection of the first: layer round(i (LB - 1) / (LA - 1))
+    for layer i, so first and last layers correspond."""
     if p.layer is None or (p.tower or "") not in depths:
         return p.address
     ours, theirs = depths[p.tower or ""]
@@ -41,7 +41,7 @@ def kind_of(p: Projection) -> str:
 
 
 def words_of(depths: Depths) -> str:
-    """What a user has to know of it; "" where there is nothing."""
+    """A line that tells the user of this matching; "" if none is needed."""
     parts = [
         f"A has {ours} layers{f' of {tower}' if tower else ''}, B {theirs}: layer i of A against "
         f"round(i {theirs - 1} / {max(1, ours - 1)}) of B"

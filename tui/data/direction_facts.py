@@ -1,4 +1,4 @@
-"""What the first direction of a projection is made of: its leading singular triplets as numbers."""
+"""The composition of the first direction of a projection: its leading singular triplets as numbers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """The same projection in the `layer` before or after, and the cosine of the angle between the first directions (or
-    planes) of both where they meet the residual stream; by chance it is 1 / sqrt n."""
+    """The same projection in the previous or next `layer`, and the cosine of the angle between the first directions (or
+    planes) of both in the residual stream; random ones have about 1 / sqrt n."""
 
     address: str
     layer: int
@@ -38,8 +38,8 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """The first direction in the fixed gauge: sigma_1 / sigma_2 there, None where there is no second one, and the
-    cosine of the angle to the first direction as it is, where both meet the residual stream (None of other roles)."""
+    """The first direction in the fixed gauge: sigma_1 / sigma_2 there, None without a second direction, and the cosine
+    of the angle to the unmodified first direction in the residual stream (None for roles outside it)."""
 
     ratio: float | None
     cosine: float | None
@@ -48,12 +48,12 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of the first directions of a projection.
+    """The facts about the first directions of a projection.
 
-    `energies` are the shares sigma_i^2 v_i^T C v_i / tr(W C W^T) of the output energy, C = I unless `weighting` says
-    under which; empty where tr(W C W^T) is not known. Shares and participation are of the first direction, and of both
-    of the plane where that is one (`is_plane`). `fixed` is the first direction in the fixed gauge, None where that is
-    not known, or the same matrix.
+    `energies` are the shares sigma_i^2 v_i^T C v_i / tr(W C W^T) of the output energy, with C = I unless `weighting`
+    names another; empty if tr(W C W^T) is unknown. Shares and participation are those of the first direction, or of
+    both if they form a plane (`is_plane`). `fixed` is the first direction in the fixed gauge, None if that is unknown
+    or the matrix is the same there.
     """
 
     projection: Projection
@@ -73,22 +73,22 @@ class Facts:
 
     @property
     def survives(self) -> bool | None:
-        """Whether the first value stands out in the fixed gauge by at least half of what it does in the raw one; None
-        where that is not known, or of a plane."""
+        """Whether the first value still stands out in the fixed gauge, by at least half as much as in the raw one; None
+        if that is unknown, or for a plane."""
         if self.ratio is None or self.ratio_fixed is None or self.is_plane:
             return None
         return self.ratio_fixed - 1 >= (self.ratio - 1) / 2
 
     @property
     def ratio(self) -> float | None:
-        """sigma_1 / sigma_2, None where there is no second one."""
+        """sigma_1 / sigma_2, None without a second direction."""
         return self.values[0] / self.values[1] if len(self.values) > 1 and self.values[1] else None
 
 
 @dataclass(frozen=True, slots=True)
 class DirectionContext:
-    """What a model says of the directions of its projections: the gains of its norms, and what its fixed gauge is.
-    Energies that took its weights are kept."""
+    """What a model provides for the directions of its projections: the gains of its norms and its fixed gauge. Energies
+    that needed its weights are cached."""
 
     checkpoint: Checkpoint
     gains: NormWeighting
@@ -96,12 +96,12 @@ class DirectionContext:
     _energies: dict[str, float] = field(default_factory=dict)
 
     def fixed(self, projection: Projection) -> Projection | None:
-        """A projection in the fixed gauge, None where that is not known, or it is the projection itself."""
+        """The projection in the fixed gauge; None if that is unknown, or the projection does not change."""
         found = self.gauge.fixed(projection)
         return None if found.problem is not None or found.key == projection.key else found
 
     def output_energy(self, shown: Projection, form: str, numbers: Sequence[Values]) -> float | None:
-        """tr(W C W^T) of a projection under a weighting of this moment, None where its weights are not on this machine
+        """tr(W C W^T) of a projection under a weighting with this moment; None if its weights are not on this machine
         or cannot be read. Reads files."""
         raw = shown.parents[0]
         if self.checkpoint.bytes_to_fetch((raw.tensor,)):
@@ -117,7 +117,7 @@ class DirectionContext:
 
 
 def context_of(model: Model) -> DirectionContext | None:
-    """None of a model of which only what is stored is known. What is asked of it reads the gains of norms."""
+    """The context of a model; None if only stored spectra of it are known. Its methods read the gains of norms."""
     if model.checkpoint is None:
         return None
     from rankscope.engine.derive.fixing import Gauge
@@ -129,7 +129,7 @@ def context_of(model: Model) -> DirectionContext | None:
 
 
 def neighbours_of(session: Session, projection: Projection) -> list[Projection]:
-    """The same projection in the layers before and after it, of those that have it."""
+    """The same projection in the layers before and after, where it exists."""
     same = [p for p in session.raw.tree.projections if _kind(p) == _kind(projection) and p.problem is None]
     if projection.layer is None or projection.role not in READS + WRITES:
         return []
@@ -140,17 +140,17 @@ def neighbours_of(session: Session, projection: Projection) -> list[Projection]:
 
 
 def wanted_for(session: Session, projection: Projection, context: DirectionContext | None) -> list[Projection]:
-    """What has to be stored for the facts of a projection as it is: its directions, first, those of its neighbours, and
-    its own in the fixed gauge. Reads the gains of norms."""
+    """What has to be stored for the facts of an unmodified projection: its own directions (first in the list), those of
+    its neighbours, and those in the fixed gauge. Reads the gains of norms."""
     fixed = None if context is None else context.fixed(projection)
     return [*_rows(session, projection), *([] if fixed is None else [directions_of(fixed)])]
 
 
 def known_of(session: Session, projections: Iterable[Projection]) -> list[Facts]:
-    """The facts of those of the projections whose directions are stored, in their order. Reads files.
+    """The facts of those projections whose directions are stored, in their order. Reads files.
 
     Raises:
-        InputError: none are.
+        InputError: none are stored.
     """
     context = context_of(session.raw)
     found = [facts(session, p, context) for p in projections]
@@ -161,10 +161,10 @@ def known_of(session: Session, projections: Iterable[Projection]) -> list[Facts]
 
 
 def tokens_of(session: Session, projection: Projection, context: DirectionContext | None) -> TokenEnds:
-    """The tokens at the ends of the stored first direction of a projection as it is. Reads files.
+    """The tokens at the ends of the stored first direction of an unmodified projection. Reads files.
 
     Raises:
-        WeightsError: it has none, or they cannot be had.
+        WeightsError: it has none, or they cannot be read.
     """
     row = directions_of(projection)
     if context is None:
@@ -182,8 +182,8 @@ def _rows(session: Session, projection: Projection) -> list[Projection]:
 
 
 def facts(session: Session, shown: Projection, context: DirectionContext | None) -> Facts | None:
-    """The facts of a projection, in whatever state; None where its directions are not stored. Where there is no context
-    there are no angles, and nothing is said of the gauge. Reads files."""
+    """The facts of a projection in any state; None if its directions are not stored. Without a context there are no
+    angles and no facts about the gauge. Reads files."""
     projection = shown.parents[0]
     if shown.is_product or not session.has(directions_of(projection)):
         return None
@@ -213,7 +213,7 @@ def facts(session: Session, shown: Projection, context: DirectionContext | None)
 
 
 def _fixed(session: Session, projection: Projection, found: Directions, context: DirectionContext) -> Fixed | None:
-    """What is stored of it."""
+    """The stored first direction in the fixed gauge."""
     state = context.fixed(projection)
     row = None if state is None else directions_of(state)
     numbers = None if row is None or not session.has(row) else session.read([row.key]).get(row.key)
@@ -238,7 +238,7 @@ def _kind(p: Projection) -> tuple[object, ...]:
 def _energies(
     session: Session, shown: Projection, found: Directions, context: DirectionContext | None
 ) -> Iterator[float]:
-    """See Facts."""
+    """The energies of Facts, one by one."""
     squares = found.values**2
     total: float | None = float((found.row_norms**2).sum())
     if is_weighted(shown):
@@ -259,7 +259,7 @@ def _energies(
 
 
 def _moment(shown: Projection) -> tuple[str, list[Values]] | None:
-    """Form and numbers of the second moment of what flows into a projection under a weighting."""
+    """Form and numbers of the second moment of the input of a projection under a weighting."""
     made = shown.derived
     if made is None or shown.problem is not None or not made.formula.startswith(WEIGHED) or not can_be_made(shown):
         return None
@@ -270,8 +270,8 @@ def _moment(shown: Projection) -> tuple[str, list[Values]] | None:
 def _neighbour(
     gains: NormWeighting, one: tuple[Projection, Directions], other: tuple[Projection, Directions]
 ) -> Neighbour | None:
-    """Of the smallest angle between what both span in the residual stream; None where it is not known how they meet it,
-    or that is of two sizes."""
+    """Compare by the smallest angle between the two spans in the residual stream; None if it is unknown how they are
+    mapped to it, or the stream has different widths."""
     try:
         spans = [_in_residual(projection, found, gains.folded) for projection, found in (one, other)]
     except WeightsError:
@@ -283,13 +283,13 @@ def _neighbour(
 
 
 def _cosine(one: Values, other: Values) -> float:
-    """Of the smallest angle between the spans of columns."""
+    """The cosine of the smallest angle between the spans of columns."""
     product = np.linalg.qr(one)[0].T @ np.linalg.qr(other)[0]
     return min(1.0, float(np.linalg.svd(product, compute_uv=False)[0]))
 
 
 def _in_residual(projection: Projection, found: Directions, folded: Callable[[Projection, Values], Values]) -> Values:
-    """The first direction, or both of a plane, in the residual stream, where `folded` takes directions among inputs."""
+    """The first direction, or both of a plane, in the residual stream; `folded` maps directions among inputs to it."""
     size = 2 if is_plane(found) else 1
     if projection.role in WRITES:
         return found.left[:, :size]

@@ -1,4 +1,4 @@
-"""What is known of a projection's first direction as a program reads it: as JSON, and as a row of CSV."""
+"""The facts about a projection's first direction for programs: as JSON, and as a row of CSV."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def record(known: Facts) -> dict[str, object]:
-    """All of it as JSON has it."""
+    """All facts as a JSON object."""
     ratio = known.ratio
     return {
         "address": known.projection.address,
@@ -42,7 +42,7 @@ def _side_record(side: DirectionSide) -> dict[str, object]:
 
 
 def token_record(ends: TokenEnds) -> dict[str, object]:
-    """The tokens at both ends as JSON has them."""
+    """The tokens at both ends as a JSON object."""
     return {
         "vector": ends.vector,
         "matrix": ends.matrix,
@@ -53,7 +53,7 @@ def token_record(ends: TokenEnds) -> dict[str, object]:
 
 
 def row(known: Facts) -> dict[str, object]:
-    """The same as a flat record, of each side with the channel that carries most of it; None where there is nothing."""
+    """The facts as a flat record, with the main channel of each side; None for missing facts."""
     p = known.projection
     layer = -1 if p.layer is None else p.layer
     return {

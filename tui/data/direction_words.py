@@ -1,4 +1,4 @@
-"""What is known of a projection's first direction in words: a sentence, lines of a terminal, a record of JSON."""
+"""The facts about a projection's first direction in words: a sentence, or lines for a terminal."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from rankscope.engine.derive.tokens import Token, TokenEnds
 
 _ONE, _FEW = 1.5, 8.0
-"""Participation below which a direction is one channel, and below which its channels are named."""
+"""Below the first participation a direction is called one channel; below the second its channels are named."""
 _TOKEN = 22
 """Characters of a token's text."""
 
 
 def sentence(known: Facts) -> str:
-    """What the first direction is, in one line."""
+    """Describe the first direction in one line."""
     if not known.values[0]:
         return "sigma_1 is 0: a matrix of zeros has no first direction"
     what = "sigma_1"
@@ -58,13 +58,13 @@ def _carried(known: Facts) -> str:
 
 
 def _called(p: Projection, name: str) -> str:
-    """A channel between up and down is a neuron."""
+    """The word for a channel; between up and down it is a neuron."""
     is_neuron = (p.role in ("gate", "up") and name == "output") or (p.role == "down" and name == "input")
     return "neuron" if is_neuron else "channel"
 
 
 def lines(known: Facts) -> Iterator[str]:
-    """All of it in lines of at most 74 characters, but for a sentence or an address that is longer."""
+    """All facts in lines of at most 74 characters, except for a sentence or an address that is longer."""
     p = known.projection
     yield f"{printable(p.address)}  {p.rows} x {p.cols}"
     yield sentence(known)
@@ -92,7 +92,7 @@ def _angle(cosine: float, chance: float) -> str:
 
 
 def token_lines(ends: TokenEnds) -> Iterator[str]:
-    """The tokens at both ends of a direction, in lines of at most 74 characters but for a reason that is longer."""
+    """The tokens at both ends of a direction, in lines of at most 74 characters, except for a reason that is longer."""
     yield f"a reading aid: tokens at the two ends of {ends.vector}, by rows of {ends.matrix}"
     yield "the sign of a direction is arbitrary: neither end is the positive one"
     if ends.unnamed:

@@ -1,4 +1,4 @@
-"""Filters that a person types: parts of an address, globs, or just some letters of it."""
+"""Filters as a person types them: parts of an address, globs, or just some letters of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rankscope.engine.spectrum import Projection
 
 
 def find(projections: Iterable[Projection], pattern: str) -> list[Projection]:
-    """The projections that a filter names, by the first way that finds any.
+    """The projections that a filter matches, by the first method that finds any.
 
-    Dotted parts or a glob, as `--filter` takes them; else the words of the pattern, each anywhere in the address
-    with its letters in order: `3dwn` finds layers.3.mlp.down and not layers.13.mlp.down, since a number is whole.
+    First dotted parts or a glob, as for `--filter`; then the words of the pattern, each anywhere in the address with
+    its letters in order: `3dwn` finds layers.3.mlp.down but not layers.13.mlp.down, since numbers are matched whole.
     """
     candidates = [p for p in projections if p.rows]
     exact = [p for p in candidates if p.address == pattern]

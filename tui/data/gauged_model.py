@@ -1,4 +1,4 @@
-"""A model in the fixed gauge, and how far the order of its layers is the same as in the raw one."""
+"""A model in the fixed gauge, and how similar the order of its layers is to that in the raw gauge."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection
 
 from .grid import Column, Grid
+from .lens import Lens
 from .model import Model
-from .pair import Lens
 from .stored_gauge import FACTORS, StoredGauge
 from .wording import told
 
@@ -31,14 +31,14 @@ RAW = "raw"
 def fixed(
     model: Model, root: Path, under: Weighting | None = None, wanted: Sequence[Projection] | None = None
 ) -> Model:
-    """A model with its matrices, or the `wanted` ones of them, in the fixed gauge, also under a weighting. Reads the
-    gains of its norms, or, where its weights are not at hand, what is stored of it under `root`.
+    """A model whose matrices, or only the `wanted` ones, are in the fixed gauge, and under a weighting if one is given.
+    Reads the gains of its norms or, if its weights are not at hand, what is stored under `root`.
 
-    In the place of value and output stand their products, a map per KV head: any invertible matrix may stand between
-    the two. The two themselves are the model's `multiplied`.
+    Value and output are replaced by their products, one map per KV head, because any invertible matrix may stand
+    between the two. The replaced ones become the model's `multiplied`.
 
     Raises:
-        InputError: it is known of none of them what is to be fixed, or stored of none of them.
+        InputError: for none of them the gauge is known, or nothing is stored.
     """
     gauge = _gauge_of(model, root)
     shown = model.tree.projections if wanted is None else wanted
@@ -55,8 +55,8 @@ def fixed(
 def _products(
     model: Model, gauge: Gauge, made: Mapping[str, Projection], under: Weighting | None
 ) -> dict[str, tuple[Projection, ...]]:
-    """By the address of a value or an output, of those that are in a gauge, what is shown in its place: the products
-    that it is a factor of; where these cannot be told, itself with the sentence that says why."""
+    """What replaces each value and output in the fixed gauge, by address: the products that it is a factor of, or, if
+    these are unknown, the projection itself with the sentence that says why."""
     assert model.checkpoint is not None
     found, unknown = attentions(model.checkpoint, model.tree.projections)
     instead: dict[str, tuple[Projection, ...]] = {}
@@ -75,15 +75,15 @@ def _products(
 def _gauge_of(model: Model, root: Path) -> Gauge | StoredGauge:
     if model.checkpoint is None:
         return StoredGauge(model, root)
-    from rankscope.engine.derive.fixing import Gauge  # numpy
+    from rankscope.engine.derive.fixing import Gauge  # imports numpy
 
     return Gauge(model.checkpoint, model.tree.projections)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How the layers of a role are ordered by a number: `correlation` is Spearman's of raw against fixed over `layers`
-    that have both, None where either is the same in all of them; `raw` and `fixed` are the medians over these."""
+    """The order of a role's layers by a number: `correlation` is Spearman's, raw against fixed, over the `layers` that
+    have both, None if either is constant; `raw` and `fixed` are the medians over these."""
 
     column: Column
     layers: int
@@ -93,8 +93,8 @@ class Order:
 
 
 def orders(lens: Lens, grid: Grid) -> Iterator[Order]:
-    """By role, the numbers of the layers of the grid in the fixed gauge, which the lens shows of its first model, and
-    those of the matrices as they are, but of products, which stand for two; experts of a layer count as their median.
+    """Compare, role by role, the numbers in the fixed gauge that the lens shows for its first model with those of the
+    unmodified matrices. Products, which replace two matrices, are left out; experts of a layer count by their median.
     Reads files."""
     shown = [p for cell in grid.cells.values() for p in cell if is_state(p)]
     lens.load([q for p in shown for q in (p, p.parents[0])])
@@ -116,7 +116,7 @@ def _middle(numbers: Sequence[float]) -> float | None:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The correlation of the ranks of two rows of numbers, equal ones at their mean; None where one is constant."""
+    """The rank correlation of two rows of numbers, ties at their mean rank; None if one is constant."""
     import numpy as np
 
     ranks = []

@@ -1,4 +1,4 @@
-"""The words of the explorer, each in a sentence or two. `?` shows them; docs/GLOSSARY.md is written of them."""
+"""The words of the explorer, each in a sentence or two. `?` shows them, and docs/GLOSSARY.md is generated from them."""
 
 from __future__ import annotations
 
@@ -177,4 +177,4 @@ GLOSSARY = (
         "Ranks to compare with: by default those of DeepSeek-V2's MLA (kv_lora_rank 512, q_lora_rank 1536).",
     ),
 )
-"""A word and what it means."""
+"""A word and its meaning."""

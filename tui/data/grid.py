@@ -1,4 +1,4 @@
-"""Layers x roles: the grid that tree, heatmap, charts and tables share, and what is selected in it."""
+"""Layers x roles: the grid that tree, heatmap, charts and tables share, and the selection in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rankscope.engine.spectrum import Projection
 LAYER, EXPERT, KV_HEAD, HEAD = "layer", "expert", "KV head", "head"
 _SHORT = {LAYER: "L", EXPERT: "e", KV_HEAD: "kv", HEAD: "h"}
 _MULTIPLIED = ("value", "value_b", "output")
-"""Roles in whose place the fixed gauge shows GROUP_OV."""
+"""Roles that GROUP_OV replaces in the fixed gauge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class OfSeries(Projection):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Which of several a projection of a cell is: `what` they are (EXPERT, KV_HEAD, HEAD, of a series LAYER), and its
-    number; of a layer also its tower and its expert, where it is of one."""
+    """The expert, head or layer that a projection of a cell is: its kind (EXPERT, KV_HEAD, HEAD, in a series LAYER)
+    and the number; for a layer also its tower, and its expert if it has one."""
 
     what: str
     number: int
@@ -48,7 +48,7 @@ class Member:
 
 
 def member_of(p: Projection) -> Member | None:
-    """Which expert or head a projection is of, of a series which layer; None of what is of none."""
+    """The expert or head that a projection belongs to, in a series the layer; None if it belongs to none."""
     if isinstance(p, OfSeries) and p.inside is not None and p.inside.layer is not None:
         return Member(LAYER, p.inside.layer, p.inside.tower or "", p.inside.expert)
     if p.expert is not None:
@@ -67,7 +67,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """`12`, or `vision.12`; of an expert `e17`, of a KV head `kv3`."""
+        """`12`, or `vision.12`; for an expert `e17`, for a KV head `kv3`."""
         if self.member is not None:
             return self.member.label
         return f"{self.tower}.{self.layer}" if self.tower else str(self.layer)
@@ -82,7 +82,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """The role; with its block where the role alone does not say it."""
+        """The role, with its block if the role is ambiguous."""
         return self.role if self.block in ("attention", "mlp", "other") else f"{self.block}.{self.role}"
 
 
@@ -90,8 +90,8 @@ class Column:
 class Grid:
     """Projections by layer and role; a cell with several (experts, KV heads) holds them all, in order.
 
-    `derived` are the roles of matrices made of several: they are among the `columns` where shown, have cells in
-    any case, and belong to no layer or block as a whole.
+    `derived` are the roles of matrices made of several: where they are shown they are among the `columns`. They always
+    have cells, and belong to no layer or block as a whole.
     """
 
     rows: tuple[Row, ...]
@@ -133,8 +133,8 @@ class Grid:
 
 
 def make_grid(projections: Iterable[Projection], further: Sequence[Projection] = (), *, shown: bool = False) -> Grid:
-    """The grid of all projections that stand in a layer, rows and columns in model order. What is `further`, made of
-    several, has columns where it is `shown`, or there are no others."""
+    """The grid of all projections in layers, rows and columns in model order. `further` matrices, which are made of
+    several, have columns if `shown` is set or there are no others."""
     grid = _grid(projections)
     if not further:
         return grid
@@ -160,7 +160,7 @@ def _grid(projections: Iterable[Projection]) -> Grid:
 
 
 def unfolded(grid: Grid, row: Row, block: str) -> Grid:
-    """The experts, or KV heads, of one block of a layer: a row each, and one projection in a cell."""
+    """The experts or KV heads in one block of a layer: one per row, with one projection per cell."""
     here = {c: grid.cells.get((row, c), ()) for c in grid.columns if c.block == block}
     columns = tuple(c for c, members in here.items() if len(members) > 1 or any(map(member_of, members)))
     cells: dict[tuple[Row, Column], tuple[Projection, ...]] = {
@@ -171,7 +171,7 @@ def unfolded(grid: Grid, row: Row, block: str) -> Grid:
 
 
 def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[Member, Projection]]:
-    """By expert, head or layer; in their order where that does not tell them apart."""
+    """Number members by expert, head or layer, or by position if those numbers are ambiguous."""
     known = [member for p in members if (member := member_of(p)) is not None]
     if len(set(known)) < len(members):
         known = [Member(EXPERT, number) for number in range(len(members))]
@@ -179,7 +179,7 @@ def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[Member, Project
 
 
 def is_of_series(p: Projection) -> bool:
-    """Whether a projection is of a model of a series."""
+    """Whether a projection belongs to a model of a series (series_model.py), which takes the place of a layer."""
     return isinstance(p, OfSeries)
 
 
@@ -190,8 +190,8 @@ def _column_order(column: Column) -> tuple[int, int, str]:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What every pane shows: a cell (row and column), a layer (row), a block of a layer (row and block),
-    a role over all layers (column), one projection (`single`), or the model (nothing set)."""
+    """The selection that all panes share: a cell (row and column), a layer (row), a block of a layer (row and block), a
+    role over all layers (column), one projection (`single`), or the model (nothing set)."""
 
     row: Row | None = None
     column: Column | None = None
@@ -211,7 +211,7 @@ class Selection:
         return tuple(chain.from_iterable(map(grid.row, grid.rows)))
 
     def holds(self, grid: Grid, row: Row, column: Column) -> bool:
-        """Whether a cell of a grid, of layers or of a layer's experts, is selected or belongs to what is."""
+        """Whether a cell of a grid, of layers or of a layer's experts, is selected or part of the selection."""
         if self.row is None or column in grid.derived:
             return self.column == column and self.row in (None, row)
         if (self.row.tower, self.row.layer) != (row.tower, row.layer):
@@ -236,7 +236,7 @@ class Selection:
         return ".".join(filter(None, parts))
 
     def step_layer(self, grid: Grid, step: int) -> Selection:
-        """The same in another layer, `step` further; the ends hold."""
+        """The same selection `step` layers further, at most to the first or last one."""
         if not grid.rows:
             return self
         if self.row is None:
@@ -245,7 +245,7 @@ class Selection:
         return self.in_row(grid, grid.rows[max(0, min(len(grid.rows) - 1, index + step))])
 
     def in_row(self, grid: Grid, row: Row) -> Selection:
-        """The same in this layer: an expert or head stays the one of its number where the layer has it."""
+        """The same selection in this layer; an expert or head keeps its number if the layer has it."""
         there = replace(self, row=row, single=None)
         if self.single is None:
             return there
@@ -254,7 +254,7 @@ class Selection:
         return replace(there, single=next(same, None)) if self.column else there
 
     def step_role(self, grid: Grid, step: int) -> Selection:
-        """The next or previous role, in the same layer or over all layers; the ends hold."""
+        """The next or previous role, in the same layer or over all layers, at most to the first or last one."""
         if not grid.columns:
             return self
         if self.column is None or self.column not in grid.columns:
@@ -263,23 +263,23 @@ class Selection:
         return replace(self, column=grid.columns[index], block=None, single=None)
 
     def step_cell(self, grid: Grid, step: int) -> Selection | None:
-        """The cell `step` further, row by row and round; None: the grid has none."""
+        """The cell `step` further, row by row and wrapping around; None if the grid has no cells."""
         cells = [Selection(r, c) for r in grid.rows for c in grid.columns if (r, c) in grid.cells]
         if not cells:
             return None
         here = replace(self, single=None)
         at = next((i for i, cell in enumerate(cells) if cell == here), None)
-        if at is None:  # between the cells: from the first of this layer
+        if at is None:  # between cells: count from the first of this layer
             at = next((i for i, cell in enumerate(cells) if cell.row == here.row), 0) - (step > 0)
         return cells[(at + step) % len(cells)]
 
     def found_in(self, projections: Mapping[str, Projection]) -> Selection:
-        """The same among other states of the projections, which are given by address."""
+        """The same selection among other states of the projections, given by address."""
         return self if self.single is None else replace(self, single=projections.get(self.single.address))
 
     def in_columns(self, grid: Grid) -> Selection:
-        """The same in a grid that may have other columns: in the fixed gauge the products stand in the place of value
-        and output, and value in theirs behind it. Of another column that is not there its layer, or the model."""
+        """The same selection in a grid with other columns: in the fixed gauge the products replace value and output,
+        and value replaces them again outside it. If the column has no equivalent, its layer, or the model."""
         column = self.column
         if column is None or column in grid.columns:
             return self

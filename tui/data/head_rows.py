@@ -1,4 +1,4 @@
-"""Single heads of an open model: which rows there are of them, where each stands, and which numbers say something."""
+"""Single heads of an open model: their rows, their places, and the numbers that are meaningful for them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rankscope.engine.spectrum import Projection
 from .chosen_weighting import weighed
 from .gauged_model import RAW, fixed
 from .grid import Column, Grid, Row
+from .lens import Lens
 from .measures import BY_NAME, OF_SHAPES
 from .model import Model
-from .pair import Lens
 from .session import Session
 from .stored_heads import stored_heads
 
@@ -33,8 +33,8 @@ _BLOCKS = ("attention", "cross_attention")
 
 @dataclass(frozen=True, slots=True)
 class HeadRows:
-    """By kind (derive.head_matrices.KINDS) the rows of all layers, in model order; `unknown` says of which layers the
-    heads cannot be told, and why."""
+    """The rows of all layers by kind (derive.head_matrices.KINDS), in model order; `unknown` names the layers whose
+    heads cannot be told apart, and why."""
 
     by_kind: Mapping[str, tuple[Projection, ...]]
     offset: int = 0
@@ -47,11 +47,11 @@ class HeadRows:
 
     @property
     def refusals(self) -> tuple[str, ...]:
-        """Why some cannot be made, a sentence for each reason."""
+        """Why some rows cannot be made, one sentence per reason."""
         return _by_reason((_attention_of(p), p.problem) for p in self.every if p.problem)
 
     def named(self, pattern: str | None) -> HeadRows:
-        """Those that a filter names, by their own address or by that of a projection that they are made of."""
+        """The rows that a filter matches, by their address or that of a projection that they are made from."""
         if pattern is None:
             return self
         found = {
@@ -62,41 +62,52 @@ class HeadRows:
 
 
 def head_rows(model: Model, offset: int = 0) -> HeadRows:
-    """Of the heads of a model whose weights are at hand, shown as it is, under a weighting or in the fixed gauge.
+    """The heads of a model whose weights are at hand, in the state that is shown: unmodified, weighted or in the fixed
+    gauge.
 
-    In the fixed gauge there are no rows of values: any invertible matrix may stand between value and output, so that
-    only their product says something. `offset`: how many tokens a query stands behind its key.
+    In the fixed gauge there are no rows of values: any invertible matrix may stand between value and output, so only
+    their product is meaningful. `offset`: how many tokens a query comes after its key.
 
     Raises:
-        InputError: it is known of no attention how RoPE turns queries that stand so far behind.
+        InputError: for no attention is it known how RoPE turns queries at this offset.
     """
     checkpoint = model.checkpoint
     assert checkpoint is not None
     shown = [p for p in (*model.tree.projections, *model.multiplied) if p.derived is None or is_state(p)]
+    kinds = _kinds_in(next((p.derived.gauge for p in shown if p.derived and p.derived.gauge), RAW))
     states = {p.address: p for p in shown}
     found, unknown = attentions(checkpoint, [p.parents[0] if is_state(p) else p for p in shown])
-    kinds = _kinds_in(FIXED if any(p.derived and p.derived.gauge for p in shown) else RAW)
-    both = [_turned(checkpoint, a, offset) for a in found] if offset else [(a, None) for a in found]
-    by_kind = {kind: tuple(p for a, turned in both for p in heads_of(a, kind, states, turned)) for kind in kinds}
-    if offset and QK in by_kind and all(p.problem for p in by_kind[QK]):
-        unmade = [a.no_qk for (a, _), before in zip(both, found, strict=True) if a.no_qk != before.no_qk]
-        if unmade:
-            raise InputError(f"--offset {offset}: {unmade[0]}")
-    return HeadRows({kind: rows for kind, rows in by_kind.items() if rows}, offset, _by_reason(unknown.items()))
+    both = [_turned(checkpoint, a, offset) for a in found]
+    by_kind = {
+        kind: rows
+        for kind in kinds
+        if (rows := tuple(p for a, turned in both for p in heads_of(a, kind, states, turned)))
+    }
+    if offset and all(p.problem for p in by_kind.get(QK, ())):
+        _check_turned(found, [a for a, _ in both], offset)
+    return HeadRows(by_kind, offset, _by_reason(unknown.items()))
+
+
+def _check_turned(found: Sequence[Attention], turned: Sequence[Attention], offset: int) -> None:
+    """Raise InputError with the reason if turning queries by this offset has left an attention without QK."""
+    for before, after in zip(found, turned, strict=True):
+        if after.no_qk != before.no_qk:
+            raise InputError(f"--offset {offset}: {after.no_qk}")
 
 
 def _kinds_in(gauge: str) -> list[str]:
-    """What there is of heads in a gauge."""
+    """The kinds of rows that exist in a gauge."""
     return [kind for kind in KINDS if kind != VALUE or gauge == RAW]
 
 
 def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> tuple[Attention, Turned | None]:
-    """How the queries of an attention are turned; None of a latent one, whose rotated rows are left out, where the keys
-    are of another sequence, and where it is not known, which is then why it has no QK."""
+    """An attention with how its queries are turned. That is None without an offset; for latent attention, whose rotated
+    rows are left out; if the keys come from another sequence; and if it is unknown, which then becomes the reason for
+    having no QK."""
+    if not offset or a.is_latent or a.no_qk or a.key.block != "attention":
+        return a, None
     from rankscope.engine.catalogue.frequencies import rope_at
 
-    if a.is_latent or a.no_qk or a.key.block != "attention":
-        return a, None
     try:
         rope, frequencies = rope_at(checkpoint, a.key, a.dim)
     except WeightsError as error:
@@ -105,7 +116,7 @@ def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> tuple[Attentio
 
 
 def stored_rows(session: Session, offset: int = 0) -> HeadRows:
-    """The same of a model whose weights are not at hand: what is stored of it, in the state that is shown."""
+    """The heads of a model whose weights are not at hand: those stored in the state that is shown."""
     rows = stored_heads(session.store.stored(), session.weighting, session.gauge)
     found = {p.address: p for p in rows if offset_of(p) in (None, offset)}
     by_kind: dict[str, list[Projection]] = {}
@@ -116,7 +127,7 @@ def stored_rows(session: Session, offset: int = 0) -> HeadRows:
 
 
 def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
-    """Those of an open model as it is shown.
+    """The heads of an open model in the state that is shown.
 
     Raises:
         InputError: see head_rows.
@@ -129,7 +140,7 @@ def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
 
 
 def in_state(model: Model, root: Path, under: Weighting | None, gauge: str = RAW) -> Model:
-    """A model of which only the attention is left, under a weighting and in a gauge. Reads what these need.
+    """A model reduced to its attention, under a weighting and in a gauge. Reads what these need.
 
     Raises:
         InputError: see chosen_weighting.weighed and gauged_model.fixed.
@@ -154,15 +165,15 @@ def head_grid(rows: Iterable[Projection]) -> Grid:
 
 
 def compares_with_noise(lens: Lens, kind: str) -> bool:
-    """Whether noise of the shape of these rows says something: not of products, which noise is not a product of, nor
-    under a weighting, of which heads have no noise."""
+    """Whether these rows can be compared with noise of their shape: not if they are products, because noise is not a
+    product, nor under a weighting, because heads have no weighted noise."""
     return kind not in (QK, OV, GROUP_OV) and not lens.pair.shown_as
 
 
 def lens_for(lens: Lens, kind: str) -> Lens:
-    """A lens whose number says something of rows of this kind: k instead of what ranks that are asked for of whole
-    projections keep, and of what compares with noise or with factors of the same shape where these are of a product, or
-    weighted; k is then shaded by its share."""
+    """A lens with a number that is meaningful for rows of this kind. k replaces numbers at ranks wanted for whole
+    projections, and comparisons with noise or factors of the same shape if the rows are products or weighted; k is then
+    shaded by its share."""
     is_plain = compares_with_noise(lens, kind)
     name = lens.measure.name
     if is_plain and name != "k/kf" and not lens.measure.needs_ranks:
@@ -173,13 +184,13 @@ def lens_for(lens: Lens, kind: str) -> Lens:
 
 
 def label_of(rows: Sequence[Projection]) -> str:
-    """What a title says of the rows of one kind: `QK, offset 0, RoPE not applied`."""
+    """The text for titles about the rows of one kind: `QK, offset 0, RoPE not applied`."""
     return "; ".join(dict.fromkeys(p.derived.label for p in rows if p.derived is not None))
 
 
 def _by_reason(sentences: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Sentences about attentions, each with the address that it begins with, as one for each reason:
-    `layers.0.attention and 29 more: ...`."""
+    """Unite sentences about attentions that begin with their address and then give the same reason: `layers.0.attention
+    and 29 more: ...`."""
     found: dict[str, list[str]] = {}
     for address, sentence in dict.fromkeys(sentences):
         found.setdefault(sentence.removeprefix(f"{address}: "), []).append(address)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rankscope.engine.errors import printable
 
 from .grid import make_grid
-from .pair import Lens
+from .lens import Lens
 from .session import State
 from .spread import even_limits, extent, known, middle_of
 from .wording import MARKS, refusal, told
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from rankscope.engine.spectrum import Projection, Values
 
 PALE, DARK = (239, 243, 255), (8, 69, 148)
-"""The ends of the shades: those of ColorBrewer's Blues."""
+"""The lightest and the darkest shade: those of ColorBrewer's Blues."""
 _CELL = "text-align:right;padding:1px 6px;border:0"
 _EVEN_LIGHT = 0.179
-"""The relative luminance to which black and white have the same contrast, by WCAG 2.1."""
+"""The relative luminance on which black and white have the same contrast, by WCAG 2.1."""
 
 
 @dataclass(frozen=True, slots=True)
 class HtmlCell:
-    """`text` is the number, or a mark of the state; `note` says more when pointed at; `shade` is from 0, pale, to 1,
-    dark, None for none."""
+    """A cell: `text` is the number or a mark of the state; `note` is shown when the pointer is over it; `shade` goes
+    from 0, pale, to 1, dark, None for no shade."""
 
     text: str = "-"
     note: str = ""
@@ -38,8 +38,8 @@ class HtmlCell:
 
 @dataclass(frozen=True, slots=True)
 class HtmlHeatmap:
-    """One number of every layer and role: `values` is float64, shape (layers, roles), NaN where it is not known; of
-    experts their median. `rows` and `columns` name the layers and the roles, `title` says what the number is.
+    """One number of every layer and role: `values` is float64, shape (layers, roles), NaN if unknown; the median over
+    experts. `rows` and `columns` name the layers and the roles, `title` describes the number.
 
     A notebook shows it as a table.
     """
@@ -51,8 +51,8 @@ class HtmlHeatmap:
     cells: Sequence[Sequence[HtmlCell]] = field(repr=False)
 
     def _repr_html_(self) -> str:
-        """Shaded cells have colours of their own for text and ground, all else those of the page: it reads on a light
-        page and on a dark one."""
+        """Only shaded cells set text and background colours, so that the table is readable on a light page and on a
+        dark one."""
         head = "".join(map(_heading, ("layer", *self.columns)))
         rows = zip(self.rows, self.cells, strict=True)
         body = "".join(f"<tr>{_heading(name)}{''.join(map(_cell, cells))}</tr>" for name, cells in rows)
@@ -65,8 +65,8 @@ class HtmlHeatmap:
 
 
 def heatmap_of(lens: Lens, projections: Sequence[Projection], title: str) -> HtmlHeatmap:
-    """The heatmap of these projections through a lens, which has loaded their numbers."""
-    import numpy as np  # the first screen does without
+    """The heatmap of these projections through a lens that has loaded their numbers."""
+    import numpy as np  # not needed for the first screen
 
     grid = make_grid(projections)
     row_at = {row: number for number, row in enumerate(grid.rows)}
@@ -95,7 +95,7 @@ def heatmap_of(lens: Lens, projections: Sequence[Projection], title: str) -> Htm
 
 
 def _unknown(lens: Lens, members: Sequence[Projection]) -> HtmlCell:
-    """A cell without a number: what its projections are waiting for, a failure before all else."""
+    """A cell without a number: the state of its projections, a failure before all others."""
     session = lens.pair.first
     reasons: Mapping[str, str] = session.failures
     p = next((p for p in members if session.state(p) is State.FAILED), members[0])
@@ -116,7 +116,7 @@ def _cell(cell: HtmlCell) -> str:
 
 
 def _colours(shade: float) -> str:
-    """Ground and text: black or white, whichever is easier to read on it."""
+    """Background and text colour: black or white, whichever has more contrast."""
     ground = [round(pale + shade * (dark - pale)) for pale, dark in zip(PALE, DARK, strict=True)]
     linear = [(c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in (part / 255 for part in ground)]
     light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,4 +1,4 @@
-"""How much energy a rank keeps of each spectrum: what was read of that, and asked for by rank."""
+"""How much energy a rank keeps of each spectrum: a cache of the numbers that were read, by rank."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .kept_ranks import KeptRanks
 
 _BATCH = 256
 _MOST_RANKS = 16
-"""Ranks of which numbers are held: of 45,000 projections each takes some 5 MB."""
+"""Ranks whose numbers are cached: for 45,000 projections each takes some 5 MB."""
 
 EnergyByKey = dict[str, float]
-"""Energy in % by content key, NaN of a zero matrix, which has none to keep."""
+"""Energy in % by content key; NaN for a zero matrix, which has no energy."""
 
 
 class KeptEnergies:
-    """`read` gives the values of stored keys, `tell` is told of keys whose numbers are known now."""
+    """`read` returns the values of stored keys, `tell` is called with keys whose numbers have become known."""
 
     def __init__(
         self, read: Callable[[Sequence[str]], dict[str, Values]], tell: Callable[[Iterable[str]], None]
@@ -27,31 +27,31 @@ class KeptEnergies:
         self._at: dict[int, EnergyByKey] = {}
 
     def number(self, p: Projection, ranks: KeptRanks) -> float | None:
-        """The energy in % that a projection keeps at its rank; None where it was not read, or there is none."""
+        """The energy in % that a projection keeps at its rank; None if it was not read, or there is none."""
         k = ranks.of(p)
         found = nan if k is None else self._at.get(k, {}).get(p.key, nan)
         return None if isnan(found) else found
 
     def knows(self, p: Projection, ranks: KeptRanks) -> bool:
-        """Whether it was read, even if there is none."""
+        """Whether the energy was read, even if there is none."""
         k = ranks.of(p)
         return k is not None and p.key in self._at.get(k, {})
 
     def numbers(self, projections: Iterable[Projection], ranks: KeptRanks) -> Mapping[str, float]:
-        """The same of several, by key; of some perhaps NaN, or nothing."""
+        """The energies of several projections by key; some may be NaN or missing."""
         if not ranks.roles and ranks.common is not None:
             return self._at.get(ranks.common, {}).copy()
         every = ((p.key, ranks.of(p)) for p in projections)
         return {key: found for key, k in every if k and (found := self._at.get(k, {}).get(key)) is not None}
 
     def unread(self, projections: Iterable[Projection], stored: Collection[str], ranks: KeptRanks) -> set[str]:
-        """The keys of those of the projections that are stored and whose energy was not read."""
+        """The keys of those projections that are stored and whose energy was not read."""
         every = ((p.key, ranks.of(p)) for p in projections if p.key in stored)
         return {key for key, k in every if k is not None and key not in self._at.get(k, {})}
 
     def load(self, projections: Sequence[Projection], stored: Collection[str], ranks: KeptRanks) -> None:
-        """Know it of those of the projections that are stored. Reads files."""
-        from rankscope.engine.metrics import energy_at  # numpy
+        """Compute the energies of those projections that are stored. Reads files."""
+        from rankscope.engine.metrics import energy_at  # imports numpy
 
         unread = self.unread(projections, stored, ranks)
         wanted = {p.key: k for p in projections if p.key in unread and (k := ranks.of(p)) is not None}
@@ -67,6 +67,6 @@ class KeptEnergies:
             self._tell(found)
 
     def forget(self, key: str) -> None:
-        """Something else is stored of a key than before, or nothing."""
+        """Drop the energies of a key whose stored spectrum has changed or is gone."""
         for numbers in self._at.values():
             numbers.pop(key, None)

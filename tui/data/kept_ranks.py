@@ -1,4 +1,4 @@
-"""The rank that projections are asked to keep: one for all of them, or one for each role."""
+"""The ranks that a user wants projections to keep: one for all of them, or one per role."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
 SHORT = {"q": "query", "k": "key", "v": "value", "o": "output"}
-"""What a user may write for a role; `kv` stands for the first of KEYS_AND_VALUES that there is."""
+"""Short names of roles that a user may type; `kv` means the first of KEYS_AND_VALUES that exists."""
 KEYS_AND_VALUES = (("key_value",), ("kv_a",), ("kv",), ("key", "value"))
 
 
 @dataclass(frozen=True, slots=True)
 class KeptRanks:
-    """`roles` are ranks by role, `common` is that of every other one; None: nothing is asked of those.
+    """`roles` are ranks by role, `common` is the rank of every other role, None for no rank.
 
-    `lead` is what the largest of all these ranks has become by steps, the others in proportion; 0: they are as given.
+    `lead` is the value to which the largest of these ranks was stepped, the others in proportion; 0: they are as given.
     """
 
     common: int | None = None
@@ -25,7 +25,7 @@ class KeptRanks:
     lead: int = 0
 
     def of(self, p: Projection) -> int | None:
-        """The rank of a projection; None where none is asked of it. It may be above its full rank."""
+        """The rank of a projection, which may exceed its full rank; None if it has none."""
         return self.of_role(p.role)
 
     def of_role(self, role: str) -> int | None:
@@ -34,7 +34,7 @@ class KeptRanks:
         return None if given is None else self._scaled(given)
 
     def names(self, role: str) -> bool:
-        """Whether a role has a rank of its own."""
+        """Whether a role has a separate rank."""
         return any(name == role for name, _ in self.roles)
 
     @property
@@ -47,22 +47,23 @@ class KeptRanks:
 
     @property
     def short(self) -> str:
-        """`512`, or `k` where roles have ranks of their own."""
+        """`512`, or `k` if roles have separate ranks."""
         return "k" if self.roles else self.text
 
     def column(self, name: str) -> str:
-        """What a number at these ranks is called in files: `energy_512`; where roles have ranks of their own `energy`,
-        and each row says its rank."""
+        """The name of a number at these ranks in files: `energy_512`, or, if roles have separate ranks, `energy` with
+        the rank in each row."""
         return name if self.roles else f"{name}_{self.common}"
 
     def stepped(self, steps: int, most: int) -> KeptRanks:
-        """So many steps further, each a hundredth of the largest rank, at least 1; that stays from 1 to `most`."""
+        """The ranks after this number of steps, each a hundredth of the largest rank and at least 1; that rank stays
+        from 1 to `most`."""
         lead = self.lead or self._largest
         lead = max(1, min(max(most, 1), lead + steps * rank_step(lead)))
         return replace(self, lead=lead) if self.roles else KeptRanks(lead)
 
     def named(self, roles: Collection[str]) -> KeptRanks:
-        """The same with the roles of a model in the place of short names.
+        """The same ranks with short names replaced by the roles of a model.
 
         Raises:
             InputError: the model has no such role, or one is given two ranks.
@@ -83,12 +84,13 @@ class KeptRanks:
 
 
 def rank_step(k: int) -> int:
-    """How far one step of a rank goes."""
+    """The size of one step at a rank."""
     return max(1, k // 100)
 
 
 def _roles_of(name: str, roles: Collection[str]) -> Iterator[str]:
-    """The roles that a name stands for: its own first, of `kv` that of both together before each of them."""
+    """The roles that a name may mean, best first: the name itself; for `kv` keys and values together, then each of
+    them."""
     if name == "kv":
         both = next((found for found in KEYS_AND_VALUES if all(role in roles for role in found)), None)
     else:

@@ -1,4 +1,4 @@
-"""What the ranks that are asked for come to: parameters of the factors, and the least and most energy they keep."""
+"""The total of the chosen ranks: parameters of the factors, and the least and most energy that they keep."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
 from .grid import Row, member_of
-from .pair import Lens, NumberGroup, Pair, Side
+from .lens import Lens
+from .pair import NumberGroup, Pair, Side
 from .wording import parameters
 
 
 @dataclass(frozen=True, slots=True)
 class KeptSum:
-    """Of `count` projections: `parts` parameters of `whole`; where energies are known, of `known` of them, the `least`
-    and the `most` in %, where the least is, and that in short. `costly` of them have more parameters as factors than as
-    they are."""
+    """The total over `count` projections: `parts` parameters instead of `whole`; over the `known` ones whose energies
+    are known the `least` and the `most` in %, and where the least is, also in short. `costly` of them have more
+    parameters as factors than as matrices."""
 
     text: str
     count: int
@@ -34,7 +35,7 @@ class KeptSum:
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """What it says in a line, from the fullest to the shortest."""
+        """The same statement in one line, from the longest form to the shortest."""
         share = f"{100 * self.parts / self.whole:.0f} %"
         parts, whole = parameters(self.parts), parameters(self.whole)
         some = f" of the {self.known} computed" if 0 < self.known < self.count else ""
@@ -57,15 +58,15 @@ class KeptSum:
         )
 
     def fitting(self, width: int) -> str:
-        """The fullest that is not wider; "" where none is."""
+        """The longest form that fits the width; "" if none does."""
         return next((form for form in self.forms if len(form) <= width), "")
 
 
 class ShownRanks:
-    """The projections that are shown, to be asked again and again for what ranks come to; of the pair as it is now.
+    """The projections that are shown, prepared for computing totals repeatedly; valid for the pair as it is now.
 
-    A stack of several counts where its role has a rank of its own: else its parts do. Of projections that share a
-    tensor one counts.
+    A stack of several counts if its role has a separate rank, otherwise its parts do. Projections that share a tensor
+    count once.
     """
 
     def __init__(self, pair: Pair, projections: Sequence[Projection]) -> None:
@@ -73,8 +74,8 @@ class ShownRanks:
         self._projections = projections
 
     def sum(self, lens: Lens) -> KeptSum | None:
-        """What the ranks of a lens come to; None where it has none, is of two models, or no projection has a rank."""
-        import numpy as np  # the first screen does without
+        """The total of a lens's ranks; None if it has no ranks, shows two models, or no projection has a rank."""
+        import numpy as np  # not needed for the first screen
 
         from rankscope.engine.metrics import factor_parameters
 
@@ -93,7 +94,7 @@ class ShownRanks:
         if not count:
             return None
         numbers = lens.numbers(self._group)
-        left_out = [_is_stack(p) and not ranks.names(p.role) for p in self._different]
+        left_out = [_is_stack(p) and not ranks.names(p.role) for p in self._distinct]
         numbers = np.where(left_out, np.nan, numbers)
         return self._with_energies(KeptSum(ranks.text, count, parts, whole, costly), lens, numbers)
 
@@ -110,27 +111,27 @@ class ShownRanks:
         return replace(found, known=len(known), least=least, most=most, worst=address, worst_short=_in_short(worst))
 
     @cached_property
-    def _different(self) -> list[Projection]:
-        """One for each tensor, stacks behind the others."""
+    def _distinct(self) -> list[Projection]:
+        """One projection per tensor, stacks last."""
         found = {p.key: p for p in self._projections if p.rows}.values()
         return sorted(found, key=_is_stack)
 
     @cached_property
     def _group(self) -> NumberGroup:
-        return self._pair.group(self._different)
+        return self._pair.group(self._distinct)
 
     @cached_property
     def _kinds(self) -> dict[Side, Counter[tuple[str, int, int, bool]]]:
-        """How many there are of a role and shape, on each side, stacks apart. 45,000 take some 40 ms."""
+        """The number of projections by side, role and shape, stacks apart. 45,000 take some 40 ms."""
         found: dict[Side, Counter[tuple[str, int, int, bool]]] = {}
         for side, there in ((Side.A, self._pair.ours), (Side.B, self._pair.partner)):
-            every = ((p, there(p)) for p in self._different)
+            every = ((p, there(p)) for p in self._distinct)
             found[side] = Counter((p.role, q.rows, q.cols, _is_stack(p)) for p, q in every if q is not None)
         return found
 
 
 def _in_short(p: Projection) -> str:
-    """`layer 2 key_value`, `layer vision.4 e11 gate`: an address in short; outside layers, all of it."""
+    """A short address: `layer 2 key_value`, `layer vision.4 e11 gate`; outside the layers the whole address."""
     if p.layer is None:
         return printable(p.address)
     member = member_of(p)

@@ -1,4 +1,4 @@
-"""What is stored of an open model, and the numbers that were worked out from it: for all states of its projections."""
+"""The stored spectra of an open model, for all states of its projections, and numbers computed from them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.difference import DELTA, compares_with_noise, is_delta
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.gauge import weighting_label, what_is_fixed
-from rankscope.engine.derive.weighting import is_weighted, noise_of
-from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
+from rankscope.engine.derive.weighting import is_weighted
+from rankscope.engine.spectrum import Projection, Values
 
 from .kept_energy import KeptEnergies
 from .kept_ranks import KeptRanks
 from .model import Model
+from .null_ranks import NullRanks
 from .number_columns import NumberColumns
 from .participation import Participations
 
@@ -28,27 +29,22 @@ if TYPE_CHECKING:
     from rankscope.store.stored import Stored
 
 Fact: TypeAlias = float | tuple[float, bool] | None
-"""A number that is worked out from a spectrum: with whether it is only a lower bound, where that can be."""
+"""A number computed from a spectrum; paired with whether it is only a lower bound, if that can happen."""
 FromValues: TypeAlias = Callable[[Values, Projection, float], Fact]
-"""Works one out from the singular values, float64, shape (r,), descending, of a projection, and their noise floor."""
+"""Computes a fact of a projection from its singular values, float64, shape (r,), descending, and their noise floor."""
 _BATCH = 256
 _MAX_VALUES = 1024
 """Spectra kept in memory: at 4096 values each 32 MB. A chart shows 8."""
 
 
-def _nobody(_: set[str]) -> None:
-    """Where no screen shows what is stored."""
-
-
 class Known:
-    """The stored spectra of one model, its numbers, and which of the model's states are shown.
+    """The stored spectra of one model, its numbers, and the state in which it is shown.
 
-    `raw` is the model as it was opened, `model` the same or what `show` has put in its place: its projections under a
-    weighting, whose name and label are `weighting`, or in the fixed gauge, of which `fixed` says what was, or both.
-    `said` is what the file of the weighting says of them beside their spectra.
-    `lost` are keys whose values turned out to be damaged and that are not computed again; `when_lost` is called with
-    those that reading has found, in the thread that read. `participations` are known since load_participations, `kept`
-    since load_kept.
+    `raw` is the model as it was opened, `model` what `show` has replaced it by: its projections under a weighting,
+    whose name and label are `weighting`, or in the fixed gauge, of which `fixed` describes what was fixed, or both.
+    `said` holds the facts that the file of the weighting has about them. `lost` are keys whose values turned out to be
+    damaged and that are not computed again; `when_lost` is called with those that a read has found, in the reading
+    thread. `participations`, `null_ranks` and `kept` are filled by load_participations, load_null_ranks and load_kept.
     """
 
     def __init__(self, model: Model, root: Path) -> None:
@@ -57,24 +53,23 @@ class Known:
         self._lock = threading.Lock()
         self._store: SpectraStore | None = None
         self.lost: set[str] = set()
-        self.when_lost: Callable[[set[str]], None] = _nobody
-        self._named: list[tuple[Path, str]] = []
+        self.when_lost: Callable[[set[str]], None] = lambda _: None
+        self._reported: list[tuple[Path, str]] = []
         self._index: Stored | None = None
-        self._entries: dict[str, Entry | None] = {}  # None: the one of the index
+        self._entries: dict[str, Entry | None] = {}  # None: the one in the index
         self._values: dict[str, Values] = {}
         self._ranks: dict[str, dict[float, int]] = {}
-        self._null_ranks: dict[str, dict[float, float]] = {}
         self._facts: dict[str, dict[str, Fact]] = {}
-        self._twins: dict[str, str] = {}  # key of a twin with random signs -> that of its projection
-        self._noises: dict[str, Projection] = {}  # by the key of a projection under a weighting
-        self.participations = Participations()
+        self._twins: dict[str, str] = {}  # key of a twin with random signs -> key of its projection
+        self.participations = Participations(self.read, self._tell)
+        self.null_ranks = NullRanks(self.read, self._tell)
         self.kept = KeptEnergies(self.read, self._tell)
-        self._beside: dict[str, set[str]] = {}  # by the key of what numbers need beside their own: theirs
+        self._dependents: dict[str, set[str]] = {}  # key of a spectrum -> keys of projections whose numbers need it too
         self._further: tuple[Projection, ...] = ()
         self.show(model)
 
     def show(self, model: Model) -> None:
-        """Show other states of the model's projections from now on: those of `weighed`, or `raw`."""
+        """Show other states of the model's projections from now on: `model` is a result of `weighed`, or `raw`."""
         self.model = model
         self.said = model.said
         shown = next((p for p in model.tree.projections if p.rows), None)
@@ -85,50 +80,43 @@ class Known:
             self.weighting = first.weighting, of_delta if is_delta(shown) else weighting_label(shown)
         self.gauge = first.gauge if first is not None else ""
         self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
-        self._beside = self._needed_beside(model) if first is not None else {}
+        self._dependents = self._dependents_of(model) if first is not None else {}
         self.columns = NumberColumns((*model.every, *self._further))
 
     def show_beside(self, further: Sequence[Projection]) -> None:
-        """Have numbers of further rows too, in the place of those that were given before. They are none of the model's
-        projections, and count in none of its totals."""
+        """Provide numbers for these further rows too; they are no projections of the model, and not in its totals."""
         self._further = tuple(further)
         self.columns = NumberColumns((*self.model.every, *self._further))
 
     @property
     def shown_as(self) -> str:
-        """The name of the weighting, of the gauge, or of both: `norm`, `fixed`, `imatrix fixed`; of differences to
-        another model `delta`, `norm delta`; "" for none of these."""
+        """The name of the weighting, of the gauge, or of both: `norm`, `fixed`, `imatrix fixed`; for differences from
+        another model `delta`, `norm delta`; "" for unmodified matrices."""
         return " ".join(filter(None, (self.weighting[0], self.gauge, DELTA if self.model.against else "")))
 
     def figures(self, projection: Projection) -> Figures | None:
-        """What the file of the weighting says of a projection beside its spectrum, None where it says nothing."""
+        """The facts that the file of the weighting has about a projection, or None."""
         return self.said.figures.get(projection.address) if self.said is not None else None
 
     def know(self, model: Model) -> None:
-        """Have all that `show` needs of a model under a weighting worked out: of 45,000 projections it takes a second.
-        For a thread."""
-        self._needed_beside(model)
+        """Compute everything that `show` needs for a model under a weighting, in a thread: for 45,000 projections this
+        takes a second."""
+        self._dependents_of(model)
 
-    def _needed_beside(self, model: Model) -> dict[str, set[str]]:
-        """By the keys of noise and of matrices as they are, the keys of the projections that compare with them."""
+    def _dependents_of(self, model: Model) -> dict[str, set[str]]:
+        """The keys of noise and of unmodified matrices, with those of the projections that are compared with them."""
         found: dict[str, set[str]] = {}
         for p in model.tree.projections:
             if p.problem is None:
                 plain = p.parents[:1] if is_state(p) else ()
-                for other in ((self.noise(p),) if compares_with_noise(p) else ()) + plain:
+                for other in ((self.null_ranks.noise(p),) if compares_with_noise(p) else ()) + plain:
                     found.setdefault(other.key, set()).add(p.key)
-        return found
-
-    def noise(self, projection: Projection) -> Projection:
-        """What a projection under a weighting compares with (see noise_of), made once."""
-        found = self._noises.get(projection.key)
-        if found is None:
-            found = self._noises[projection.key] = noise_of(projection)
         return found
 
     @property
     def store(self) -> SpectraStore:
-        """The store of the model's spectra. Its modules (numpy, h5py) cost 0.2 s: the first screen does without."""
+        """The store of the model's spectra. Importing it (numpy, h5py) takes 0.2 s, so the first screen does not use
+        it."""
         with self._lock:
             if self._store is None:
                 from rankscope.store.joined import JoinedStore
@@ -144,16 +132,16 @@ class Known:
 
     @cached_property
     def _raw_keys(self) -> Collection[str]:
-        """Of the model's matrices as they are, also where it was opened under a weighting."""
+        """The keys of the model's unmodified matrices, even if it was opened under a weighting."""
         return {q.key for p in self.raw.tree.projections for q in p.parents}
 
     def load(self) -> None:
-        """Read the store's index: what is there counts as stored. Imports h5py."""
+        """Read the store's index: what is in it counts as stored. Imports h5py."""
         self._index = self.store.stored()
         ours, derived = self._raw_keys, self._index.derived()
         for key in self._index:
             if key in ours or key in derived:
-                self._entries.setdefault(key)  # what `apply` has put there is newer
+                self._entries.setdefault(key)  # entries from `apply` are newer
         for key in self._index.twins():
             self._know_twin(self._index.projection(key))
         for key in self._index.directions():
@@ -162,7 +150,7 @@ class Known:
         self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
 
     def look(self) -> dict[str, Entry | None]:
-        """What other processes have stored, or removed, since the last look, by key. Reads files."""
+        """Return what other processes have stored or removed since the last look, by key. Reads files."""
         self.store.look()
         found = {key: self.store.entry(key) for key in self.store.news()}
         ours = self._raw_keys
@@ -170,27 +158,27 @@ class Known:
 
     @property
     def saved(self) -> int:
-        """Spectra that were computed here and are on the disk."""
+        """Number of spectra that were computed here and are on the disk."""
         return self._store.saved if self._store is not None else 0
 
     def tidy(self) -> None:
-        """Sweep what killed processes left half written, and merge what they left as many small files; a full disk only
-        postpones that."""
+        """Sweep files that killed processes left half written, and merge their small files; a full disk only postpones
+        that."""
         with suppress(OSError):
             self.store.tidy()
 
     @property
     def has_spectra(self) -> bool:
-        """Whether anything is stored, as far as is known."""
+        """Whether anything is known to be stored."""
         return bool(self._entries)
 
     @property
     def stored_keys(self) -> list[str]:
-        """The keys of what is stored, derived spectra among them."""
+        """The keys of all stored spectra, including derived ones."""
         return list(self._entries)
 
     def weightings(self) -> Iterator[tuple[str, str]]:
-        """Name and label of the weighting of every stored spectrum that is under one."""
+        """Yield name and label of the weighting for every stored spectrum under one."""
         held = self._index.weightings() if self._index is not None else {}
         for key, entry in self._entries.copy().items():
             made = None if entry is None else entry.projection.derived
@@ -200,9 +188,9 @@ class Known:
                 yield made.weighting, made.label
 
     def read(self, keys: Sequence[str]) -> dict[str, Values]:
-        """The values of stored keys, which are not kept in memory. Reads files.
+        """Read the values of stored keys without keeping them in memory.
 
-        One that has none counts as not computed from now on: it is damaged, or another process has removed it.
+        A key without values counts as not computed from now on: it is damaged, or another process has removed it.
         """
         values = self.store.values(keys)
         lost = {key for key in keys if key not in values and self.store.entry(key) is None} & self._entries.keys()
@@ -214,37 +202,36 @@ class Known:
         return values
 
     def _lose(self, keys: set[str]) -> None:
-        """Nothing is stored of these any more."""
+        """Remove these keys from everything that is known."""
         for key in keys:
-            for known in (self._entries, self._ranks, self._null_ranks, self._facts):
+            for known in (self._entries, self._ranks, self._facts):
                 known.pop(key, None)
-            self.participations.forget(key)
-            self.kept.forget(key)
+            for numbers in (self.null_ranks, self.participations, self.kept):
+                numbers.forget(key)
 
     def verify(self, keys: Iterable[str]) -> None:
-        """Read the values of the stored ones among these keys, to find what is damaged."""
+        """Read the values of those of these keys that are stored, to find damage."""
         wanted = [key for key in keys if key in self._entries]
         for start in range(0, len(wanted), _BATCH):
             self.read(wanted[start : start + _BATCH])
 
     def damage(self) -> list[tuple[Path, str]]:
-        """Files of the store that are not served as they stand and were not named by this before, with a sentence."""
-        found = [named for named in self.store.damaged if named not in self._named]
-        self._named += found
+        """Files of the store that are not served as they are, each with a sentence, except those returned before."""
+        found = [damaged for damaged in self.store.damaged if damaged not in self._reported]
+        self._reported += found
         return found
 
     def load_values(self, projections: Sequence[Projection]) -> None:
-        """Bring the singular values of some stored projections into memory, and of the noise under their weighting.
-        Reads files."""
+        """Load the singular values of stored projections, and of the noise they are compared with. Reads files."""
         if len(self._values) > _MAX_VALUES:
             self._values.clear()
-        wanted = [*projections, *(self.noise(p) for p in projections if is_weighted(p))]
+        wanted = [*projections, *(self.null_ranks.noise(p) for p in projections if is_weighted(p))]
         missing = [p.key for p in wanted if p.key in self._entries and p.key not in self._values]
         if missing:
             self._values.update(self.read(missing))
 
     def load_ranks(self, projections: Sequence[Projection], threshold: float) -> None:
-        """Know the ranks of stored projections at a threshold that is not in the stored table. Reads files."""
+        """Compute the ranks of stored projections at a threshold that the stored table lacks. Reads files."""
         from rankscope.engine import metrics  # numpy: 0.17 s that the first screen need not wait for
 
         missing = [p.key for p in projections if p.key in self._entries and self.rank(p, threshold) is None]
@@ -255,37 +242,21 @@ class Known:
             self._tell(found)
 
     def load_null_ranks(self, projections: Iterable[Projection], threshold: float) -> None:
-        """Know the null ranks of those of the projections that are under a weighting, at this threshold and at those of
-        the stored table. Reads files."""
-        missing = list(dict.fromkeys(self.noise(p).key for p in projections if self._lacks_null_rank(p, threshold)))
-        if not missing:
-            return
-        from rankscope.engine.null import null_rank_of  # numpy
-
-        for start in range(0, len(missing), _BATCH):
-            found = self.read(missing[start : start + _BATCH])
-            for key, values in found.items():
-                wanted = {threshold, *THRESHOLDS} - self._null_ranks.setdefault(key, {}).keys()
-                self._null_ranks[key] |= {t: null_rank_of(values, t) for t in wanted}
-            self._tell(found)
+        """Compute the null ranks of those projections that are under a weighting. Reads files."""
+        self.null_ranks.load(projections, self._entries.keys(), threshold)
 
     def without_null_rank(self, threshold: float) -> set[str]:
-        """The keys of projections under a weighting whose null rank is not known and can be read."""
-        return {p.key for p in self.columns.projections if self._lacks_null_rank(p, threshold)}
+        """The keys of projections under a weighting whose null rank is unknown but can be read."""
+        return {p.key for p in self.null_ranks.unread(self.columns.projections, self._entries.keys(), threshold)}
 
     def without_raw_rank(self, threshold: float) -> set[str]:
-        """The same where it is the rank of the matrix as it is."""
+        """The keys of projections in another state whose unmodified matrix has a rank that is unknown but can be
+        read."""
         every = ((p, p.parents[0]) for p in self.columns.projections if is_state(p))
         return {p.key for p, raw in every if raw.key in self._entries and self.rank(raw, threshold) is None}
 
-    def _lacks_null_rank(self, p: Projection, threshold: float) -> bool:
-        if p.problem is not None or not is_weighted(p):
-            return False
-        key = self.noise(p).key
-        return key in self._entries and threshold not in self._null_ranks.get(key, ())
-
     def load_facts(self, projections: Sequence[Projection], wanted: Mapping[str, FromValues]) -> None:
-        """Know these facts of stored projections, by name; all those of a spectrum come together. Reads files."""
+        """Compute these facts of stored projections, by name; all facts of a spectrum together. Reads files."""
         missing = [p for p in projections if p.key in self._entries and p.key not in self._facts]
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
@@ -298,52 +269,47 @@ class Known:
 
     @property
     def has_directions(self) -> bool:
-        """Whether the leading directions of anything are stored."""
+        """Whether leading directions are stored for any matrix."""
         return bool(self.participations.matrices(self._entries))
 
     def load_participations(self, projections: Sequence[Projection]) -> None:
-        """Know it of those of the projections whose directions are stored. Reads files."""
-        unread = self.participations.unread(self._entries.keys())
-        wanted = [p for p in projections if p.parents[0].key in unread]
-        for start in range(0, len(wanted), _BATCH):
-            batch = wanted[start : start + _BATCH]
-            self.participations.take(batch, unread, self.read([unread[p.parents[0].key] for p in batch]))
-            self._tell(p.parents[0].key for p in batch)
+        """Compute the participations of those projections whose directions are stored. Reads files."""
+        self.participations.load(projections, self._entries.keys())
 
     def without_participation(self) -> set[str]:
-        """The keys of projections of which it can be read and was not."""
+        """The keys of projections whose participation can be read and was not."""
         return self.with_weighted(set(self.participations.unread(self._entries.keys())))
 
     def load_kept(self, projections: Sequence[Projection], ranks: KeptRanks) -> None:
-        """Know the energy that ranks keep of stored projections. Reads files."""
+        """Compute the energy that ranks keep of stored projections. Reads files."""
         self.kept.load(projections, self._entries.keys(), ranks)
 
     def without_kept(self, ranks: KeptRanks) -> set[str]:
-        """The keys of stored projections of which it is not known."""
+        """The keys of stored projections whose energy at these ranks is unknown."""
         return self.kept.unread(self.columns.projections, self._entries.keys(), ranks)
 
     def entry(self, projection: Projection) -> Entry | None:
-        """What is stored of a projection."""
+        """The entry of a projection, None if it is not stored."""
         return self._entry(projection.key)
 
     def has(self, projection: Projection) -> bool:
-        """Whether anything is stored of a projection."""
+        """Whether the spectrum of a projection is stored."""
         return projection.key in self._entries
 
     def stored(self, projections: Iterable[Projection]) -> int:
-        """How many of them are stored."""
+        """The number of these projections that are stored."""
         return sum(p.key in self._entries for p in projections)
 
     def twin(self, projection: Projection) -> Projection:
-        """Its twin with random signs, of which everything can be asked that can be asked of a projection."""
+        """The twin of a projection with random signs, itself a projection whose numbers can be read."""
         return flipped(projection)
 
     def values(self, projection: Projection) -> Values | None:
-        """Its singular values, where they are in memory (see load_values)."""
+        """The singular values of a projection if they are in memory (see load_values)."""
         return self._values.get(projection.key)
 
     def facts(self, projection: Projection) -> Mapping[str, Fact] | None:
-        """What load_facts has found, by name."""
+        """The facts that load_facts has computed, by name."""
         return self._facts.get(projection.key)
 
     def number(self, projection: Projection, name: str) -> float | None:
@@ -356,13 +322,13 @@ class Known:
         return found
 
     def all_numbers(self, name: str) -> dict[str, float | None]:
-        """`number` of all that is stored, by key."""
+        """`number` for all that is stored, by key."""
         known = self._entries.copy().items()  # before the index, which `load` sets first
         held = self._index.numbers(name) if self._index is not None else {}
         return {key: held[key] if entry is None else getattr(entry, name) for key, entry in known}
 
     def rank(self, projection: Projection, threshold: float) -> int | None:
-        """Its threshold rank: from the stored table, or as known since load_ranks; else None."""
+        """The threshold rank from the stored table or, after load_ranks, computed; else None."""
         key = projection.key
         entry = self._entries.get(key)
         if entry is not None:
@@ -371,68 +337,64 @@ class Known:
             found = self._index.rank(key, threshold) if self._index is not None and key in self._entries else None
         return self._ranks.get(key, {}).get(threshold) if found is None else found
 
-    def null_rank(self, projection: Projection, threshold: float) -> float | None:
-        """The null rank of a projection under a weighting, as known since load_null_ranks."""
-        return self._null_ranks.get(self.noise(projection).key, {}).get(threshold)
-
     def all_ranks(self, threshold: float) -> dict[str, int | None]:
-        """`rank` of all that is stored, by key."""
+        """`rank` for all that is stored, by key."""
         known = self._entries.copy().items()  # before the index, which `load` sets first
         held = self._index.ranks(threshold) if self._index is not None else {}
         found = {key: held[key] if entry is None else entry.ranks.get(threshold) for key, entry in known}
         return found | {key: ranks[threshold] for key, ranks in self._ranks.copy().items() if threshold in ranks}
 
     def ranks_of_twins(self, threshold: float) -> dict[str, int | None]:
-        """The same of the twins with random signs, by the keys of their projections."""
+        """The ranks of twins with random signs, by the keys of their projections."""
         found = self.all_ranks(threshold) if self._twins else {}
         return {self._twins[key]: found[key] for key in found.keys() & self._twins.keys()}
 
     def twins_without_rank(self, threshold: float) -> set[str]:
-        """The keys of projections whose twins are stored, and their ranks not known."""
+        """The keys of projections whose twins are stored but whose twins' ranks are unknown."""
         return {key for key, rank in self.ranks_of_twins(threshold).items() if rank is None}
 
     def all_facts(self) -> dict[str, dict[str, Fact]]:
-        """What load_facts has found, by key."""
+        """The facts that load_facts has computed, by key."""
         return self._facts.copy()
 
     def without_facts(self) -> set[str]:
-        """The keys of what is stored and has no facts yet, derived spectra among them, which get none."""
+        """The stored keys without facts, including derived spectra, which get none."""
         return self._entries.keys() - self._facts.keys()
 
     def with_weighted(self, keys: set[str]) -> set[str]:
-        """These keys, and those of the projections under the weighting shown that compare with what is among them."""
-        return keys.union(*(self._beside[key] for key in keys & self._beside.keys()))
+        """These keys, and those of shown projections that are compared with one of them."""
+        return keys.union(*(self._dependents[key] for key in keys & self._dependents.keys()))
 
     def with_parents(self, keys: set[str]) -> set[str]:
         """These keys, and those of the projections whose twins with random signs are among them."""
         return keys | {self._twins[key] for key in keys & self._twins.keys()}
 
     def _entry(self, key: str) -> Entry | None:
-        """What is stored of a key. That of the index is made when it is asked for: a screen shows fifty of 45,000."""
+        """The entry of a key, made from the index on demand: a screen shows fifty of 45,000."""
         if key not in self._entries:
             return None
         return self._entries.get(key) or (self._index[key] if self._index is not None else None)
 
     def _forget_numbers(self, key: str) -> None:
-        """Another spectrum is stored of a key."""
-        for known in (self._values, self._ranks, self._null_ranks, self._facts):
+        """Drop the numbers of a key whose stored spectrum was replaced."""
+        for known in (self._values, self._ranks, self._facts):
             known.pop(key, None)
-        self.participations.forget(key)
-        self.kept.forget(key)
+        for numbers in (self.null_ranks, self.participations, self.kept):
+            numbers.forget(key)
         self._tell((key,))
 
     def _tell(self, keys: Iterable[str]) -> None:
-        """Something else is known of these keys: so it may be of the numbers that they are in."""
+        """Report that the numbers of these keys have changed, and so those computed with them."""
         told = set(keys)
         self.columns.changed(self.with_weighted(told | self.participations.matrices(told)))
 
     def _know_further(self, p: Projection) -> None:
-        """Take in whose twin or whose directions a stored one is."""
+        """Record a stored spectrum if it is a twin or holds directions."""
         self.participations.know(p)
         self._know_twin(p)
 
     def _know_twin(self, p: Projection) -> None:
-        """Where this is the twin of one of the model's projections: whose. Naming every twin of 45,000 takes 0.4 s."""
+        """Record a twin of one of the model's projections. Naming every twin of 45,000 takes 0.4 s."""
         parent = self._by_address.get(p.address) if p.null else None
         if parent is not None and flipped(parent).key == p.key:
             self._twins[p.key] = parent.key

@@ -1,5 +1,6 @@
-"""What latent attention (MLA) would keep of a token, as columns of the metric table: numbers of the stacks; and where
-attention is latent as it is, how much of its ranks the factors and their products need."""
+"""Columns of the metric table for latent attention (MLA): how much its cache would save, from stacks of keys and
+values; for models that have it already, how much of its ranks the factors and their products need.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ _FIRST, _SECOND = frozenset(("query_a", "kv_a")), frozenset(("query_b", "key_b",
 
 
 def lora_rank(p: Projection) -> int | None:
-    """The width of the latent that a factor of latent attention writes or reads, or that a product of two goes through;
-    None of what is neither."""
+    """The width of the latent that a factor of latent attention writes or reads, or that a product of two passes
+    through; None for any other projection."""
     made = p.derived
     if made is not None and made.is_further:
         return p.parents[0].cols if made.formula.startswith(PRODUCT) else None
@@ -38,7 +39,7 @@ def _of_all(one: Callable[[Session, Projection, float], float | None], is_of: Ca
 
 
 def _of_rank(is_of: Callable[[Projection], bool], of: Callable[[Projection, float], float | None]) -> Quantity:
-    """One that their rank gives."""
+    """A number that follows from the rank."""
 
     def one(session: Session, p: Projection, threshold: float) -> float | None:
         rank = RANK(session, p, threshold) if is_of(p) else None
@@ -76,7 +77,7 @@ _FACTORS = (
 
 
 def latent_measures(projections: Iterable[Projection]) -> tuple[Measure, ...]:
-    """Those that some of these projections have a number of."""
+    """The columns for which any of these projections has a number."""
     has_stack = has_factor = False
     for p in projections:
         has_stack = has_stack or is_latent(p)

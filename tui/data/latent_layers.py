@@ -1,4 +1,4 @@
-"""Which latent attention (MLA) a model's layers would take: what is computed for that, and the numbers it comes to."""
+"""Converting a model's layers to latent attention (MLA): what has to be computed for each."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _FACTORS = ("query", "query_a", "query_b", "kv_a", "key_b", "value_b")
 class LatentLayer:
     """One layer that owns a cache.
 
-    `joint` is the row whose rank is its kv_lora_rank: the stack of its keys and values, of latent attention the product
-    of the factors. `others` are what stands beside it: its query, or factors and the product of those of the queries.
-    `heads` are those of its key, where some rows are to keep RoPE.
-    `bits` takes a stored number of its keys, None where the weights are not at hand.
-    `leaves_bias`: its keys or values have biases, which are no part of that.
+    `joint` is the row whose rank is the kv_lora_rank: the stack of its keys and values or, if the model has latent
+    attention, the product of the factors. `others` are the rows beside it: the query, or the factors and the product of
+    those of the queries. `heads` are those of its key, if some rows are to keep RoPE. `bits` is the size of one stored
+    number of its keys, None if the weights are not at hand. `leaves_bias`: its keys or values have biases, which are
+    not included.
     """
 
     address: str
@@ -53,17 +53,17 @@ class LatentLayer:
 
     @property
     def is_latent(self) -> bool:
-        """Whether it is latent attention as it is."""
+        """Whether the model has latent attention in this layer."""
         return not self.joint.address.endswith(KEY_VALUE) or any(p.role == "kv_a" for p in self.others)
 
     @property
     def wanted(self) -> tuple[Projection, ...]:
-        """All that is computed for it."""
+        """All projections that have to be computed for this layer."""
         return (self.joint, *self.others)
 
     @property
     def full(self) -> int:
-        """Numbers of keys and values that its cache keeps of a token as it is."""
+        """Numbers that the unconverted layer caches per token, keys and values."""
         return sum(p.rows for p in self.joint.parents)
 
     @property
@@ -73,10 +73,10 @@ class LatentLayer:
 
 
 def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str | None = None) -> list[LatentLayer]:
-    """The layers of a model that own a cache, or those of them that a filter names.
+    """The layers of a model that own a cache, or those of them that a filter matches.
 
     Raises:
-        InputError: there are none, or the way that was chosen is not known for one of them.
+        InputError: there are none, or the chosen way is unknown for one of them.
     """
     checkpoint = model.checkpoint
     assert checkpoint is not None
@@ -98,8 +98,8 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
 
 
 def derived_of(model: Model, under: Weighting | None, pattern: str | None = None) -> list[Projection]:
-    """What `scan --derived` computes beside a model's projections: of each layer the stack of its keys and values, all
-    rotated after they are expanded, or the products of its factors; of these alone those that a filter names, if any.
+    """The rows that `scan --derived` computes beside a model's projections: for each layer the stack of its keys and
+    values, all rotated after expansion, or the products of its factors, of which a filter may select some.
 
     Raises:
         InputError: see layers_of.
@@ -115,7 +115,7 @@ def _addresses(cache: Cache) -> list[str]:
 
 
 def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> list[LatentLayer]:
-    """The same of a model whose weights are not at hand: what is stored of it, under the weighting that is shown."""
+    """The layers of a model whose weights are not at hand, as stored under the weighting that is shown."""
     states = {p.address: p for p in session.model.tree.projections}
     joints: dict[str, Projection] = {}
     products: dict[str, Projection] = {}
@@ -132,10 +132,10 @@ def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> 
 
 
 class _LatentLayerMaker:
-    """Layers of a checkpoint, made latent as chosen, under a weighting."""
+    """Makes layers of a checkpoint latent in the chosen way, under a weighting."""
 
     def __init__(self, checkpoint: Checkpoint, chosen: Way, under: Weighting | None) -> None:
-        from rankscope.engine.derive.biases import Biases  # numpy
+        from rankscope.engine.derive.biases import Biases  # imports numpy
 
         self._chosen, self._under = chosen, under
         self._heads, self._biases = HeadsOf(checkpoint), Biases(checkpoint)
@@ -143,11 +143,11 @@ class _LatentLayerMaker:
         self._bits = {t.name: 8 * t.stored_bytes / count for t in checkpoint.tensors if (count := prod(t.shape))}
 
     def layer(self, cache: Cache) -> LatentLayer:
-        """One layer.
+        """Make one layer latent.
 
         Raises:
-            InputError: it has not so many rows that are rotated.
-            WeightsError: how its keys are rotated, or its biases are not known.
+            InputError: it has fewer rotated rows than wanted.
+            WeightsError: how its keys are rotated, or its biases, are unknown.
         """
         return self._of_factors(cache) if cache.is_latent else self._of_keys(cache)
 
@@ -175,10 +175,10 @@ class _LatentLayerMaker:
 
 
 def _appended(under: Weighting | None, projection: Projection) -> Weighting:
-    """A file of moments as a weighting of inputs with a last feature that is always 1.
+    """A file of moments as a weighting of inputs with an additional last feature that is always 1.
 
     Raises:
-        WeightsError: it is none, or has no mean of a projection's input.
+        WeightsError: it is no such file, or has no mean of a projection's input.
     """
     from rankscope.engine.calibration.appended import AppendedWeighting
     from rankscope.engine.calibration.file_weighting import FileWeighting

@@ -1,4 +1,4 @@
-"""The numbers of latent attention (MLA): kv_lora_rank and q_lora_rank by layer, and what a cache of these saves."""
+"""The numbers of latent attention (MLA): kv_lora_rank and q_lora_rank by layer, and what their cache would save."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ POSITION_FREE = (
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Of one layer at one threshold, None where nothing is stored: `k` of its joint row, `others` by the label of the
-    rows beside it. `norms` are those under the weighting."""
+    """The ranks of one layer at one threshold, None where nothing is stored: `k` for its joint row, `others` by the
+    label of the rows beside it. `norms` are those under the weighting."""
 
     layer: LatentLayer
     k: int | None
@@ -42,25 +42,25 @@ class Ranks:
 
     @property
     def mark(self) -> str:
-        """What stands where there is no number: `!` where computing failed, `?` where it is known why it cannot be,
-        `.` where it is not computed, `-` where there is none."""
+        """The mark for a missing number: `!` if computing failed, `?` if it is known to be impossible, `.` if it is not
+        computed, `-` if there is none."""
         if self.k is not None:
             return "-"
         return "?" if self.layer.joint.problem else "!" if self.has_failed else "."
 
     @property
     def cache(self) -> int | None:
-        """Numbers that it would keep of a token."""
+        """Numbers that the latent attention would cache per token."""
         return None if self.k is None else self.k + self.layer.roped
 
     @property
     def saved(self) -> float | None:
-        """The share of what is kept as it is that would not be."""
+        """The share of the present cache that would be saved."""
         return None if self.cache is None or not self.layer.full else 1 - self.cache / self.layer.full
 
     @property
     def roped(self) -> float | None:
-        """The share of the keys' energy that keeps RoPE, in a way that takes some of it away."""
+        """The share of the keys' energy that keeps RoPE, for a way that takes RoPE from the rest."""
         if self.norms is None or not self.norms.keys or self.layer.roped == 0:
             return None
         return 1 - (self.norms.rest / self.norms.keys) ** 2
@@ -72,7 +72,7 @@ class Ranks:
 
 
 def ranks_of(session: Session, layers: Sequence[LatentLayer], chosen: Way, threshold: float) -> list[Ranks]:
-    """Of these layers. Reads files."""
+    """The ranks of these layers. Reads files."""
     session.load_ranks([p for layer in layers for p in layer.others if session.has(p)], threshold)
     values = session.read([layer.joint.key for layer in layers if session.has(layer.joint)])
     found = []
@@ -94,8 +94,8 @@ def _name(p: Projection) -> str:
 
 
 def _rank(joint: Projection, sigma: Values, norms: KeyValueNorms | None, chosen: Way, threshold: float) -> int:
-    """The smallest k that loses at most (1 - threshold) of the energy of all keys and values, balanced as chosen: of
-    what of the keys has left RoPE no more is lost than if all of them had."""
+    """The smallest k that loses at most (1 - threshold) of the energy of all keys and values, balanced as chosen. For
+    the part of the keys without RoPE the loss allowed is the same as if all keys were without it."""
     from rankscope.engine.metrics import rank_losing, threshold_rank
 
     if not is_latent(joint) or norms is None:
@@ -109,7 +109,7 @@ def _rank(joint: Projection, sigma: Values, norms: KeyValueNorms | None, chosen:
 
 @dataclass(frozen=True, slots=True)
 class RanksColumn:
-    """One number of every layer: how it is called, had, and written."""
+    """One number of every layer: its heading, how to get it, and how to write it."""
 
     heading: str
     number: Callable[[Ranks], float | None]
@@ -117,7 +117,7 @@ class RanksColumn:
 
 
 def columns_of(found: Sequence[Ranks]) -> list[RanksColumn]:
-    """What a table has of these layers, which are latent as they are, or of which none is."""
+    """The columns of a table of these layers, which are either all latent already or all not."""
     if any(r.layer.is_latent for r in found):
         names = dict.fromkeys(name for r in found for name in r.others)
         return [RanksColumn(PRODUCT_NAME, _k, _whole), *(RanksColumn(name, _other(name), _whole) for name in names)]
@@ -145,14 +145,14 @@ def _whole(number: float) -> str:
 
 
 def over(found: Iterable[Ranks], number: Callable[[Ranks], float | None]) -> dict[str, float] | None:
-    """Minimum, median and maximum over the layers, None where no layer has the number."""
+    """Minimum, median and maximum over the layers; None if no layer has the number."""
     known = [x for r in found if (x := number(r)) is not None]
     return {"min": min(known), "median": median(known), "max": max(known)} if known else None
 
 
 def beside(found: Sequence[Ranks]) -> dict[str, str]:
-    """The row to hold the columns against, by heading: what DeepSeek-V2 chose, with what that would save of the median
-    layer's cache, negative where it is more; of latent attention what the factors are as they are."""
+    """The row that the columns are compared with, by heading: what DeepSeek-V2 chose, and what it would save of the
+    median layer's cache (negative if it needs more); for latent attention the present size of the factors."""
     latent = [r.layer for r in found if r.layer.is_latent]
     if not latent:
         kept, rope, queries = DEEPSEEK.values()
@@ -164,7 +164,7 @@ def beside(found: Sequence[Ranks]) -> dict[str, str]:
 
 
 def totals(found: Sequence[Ranks]) -> Iterator[str]:
-    """What stands below a table: the whole cache; of latent attention as it is, what its ranks need."""
+    """The lines below a table: the whole cache; for latent attention what its ranks need."""
     known = [(r.layer, r.cache) for r in found if r.cache is not None and not r.layer.is_latent]
     if known:
         kept, full = sum(cache for _, cache in known), sum(layer.full for layer, _ in known)
@@ -175,7 +175,7 @@ def totals(found: Sequence[Ranks]) -> Iterator[str]:
 
 
 def remarks(layers: Sequence[LatentLayer]) -> Iterator[str]:
-    """What stands below all tables: what is left out, and at last what a rank does not say."""
+    """The lines below all tables: what is left out, and last what a rank does not tell."""
     if any(layer.leaves_bias for layer in layers):
         yield "Biases of keys and values are left out: --bias append includes them, under moments that have means"
     if any(layer.roped for layer in layers if not layer.is_latent):
@@ -184,7 +184,7 @@ def remarks(layers: Sequence[LatentLayer]) -> Iterator[str]:
 
 
 def _of_factors(found: Sequence[Ranks]) -> Iterator[str]:
-    """Of latent attention as it is: how much of its ranks the products need."""
+    """For latent attention: how much of its ranks the products need."""
     for name, number in ((PRODUCT_NAME, _k), (QUERIES_NAME, _other(QUERIES_NAME))):
         span, held = over([r for r in found if r.layer.is_latent], number), beside(found).get(name)
         if span is not None and held is not None:
@@ -193,7 +193,7 @@ def _of_factors(found: Sequence[Ranks]) -> Iterator[str]:
 
 
 def _bytes(known: Sequence[tuple[LatentLayer, int]]) -> str:
-    """The same in bytes, where it is known how many a stored number takes."""
+    """The total in bytes, if the size of a stored number is known."""
     sizes = [layer.bits for layer, _ in known if layer.bits is not None]
     if len(sizes) < len(known):
         return ""
@@ -205,7 +205,7 @@ def _bytes(known: Sequence[tuple[LatentLayer, int]]) -> str:
 
 
 def record(r: Ranks, threshold: float) -> dict[str, object]:
-    """A layer at a threshold, as CSV and mla.json have it."""
+    """The numbers of a layer at a threshold for CSV and mla.json."""
     joint = r.layer.joint
     made = joint.derived
     numbers: dict[str, object] = {"address": r.layer.address, "tower": joint.tower, "layer": joint.layer}
@@ -228,7 +228,7 @@ def record(r: Ranks, threshold: float) -> dict[str, object]:
 def report(
     name: str, weighting: tuple[str, str], chosen: Way, found: Mapping[float, Sequence[Ranks]]
 ) -> dict[str, object]:
-    """All of it for mla.json: see docs/MLA.md."""
+    """The whole content of mla.json: see docs/MLA.md."""
     return {
         "schema": SCHEMA,
         "model": name,

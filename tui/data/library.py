@@ -1,9 +1,9 @@
-"""RankScope as a library, for notebooks and scripts: open a model, compute its spectra, have them as numpy arrays.
+"""RankScope as a library, for notebooks and scripts: open a model, compute its spectra, get them as numpy arrays.
 
     from rankscope.tui.data.library import open_model
 
-docs/LIBRARY.md shows all of it. Nothing of a terminal is imported. What is computed is stored where the commands and
-the explorer look for it, and what they have computed is found here.
+docs/LIBRARY.md shows all of it. Nothing of a terminal is imported. The commands, the explorer and the library share one
+store, so each finds what another has computed.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ from . import records, table_rows
 from .chosen_weighting import NONE, choose, in_state, weighted_by
 from .gauged_model import RAW
 from .html_heatmap import HtmlHeatmap, heatmap_of
+from .lens import Lens
 from .measures import BY_NAME
-from .pair import Lens, Pair
+from .pair import Pair
 from .session import CLOSE_SECONDS, Session, State
 
 _SECONDS = 5.0
-"""Within which the engine says something, if it has something to say."""
+"""Seconds to wait for messages of the engine, if there may be any."""
 Told = Callable[[Progress], object]
-"""Is told how far a scan is, a few times a second, in the thread that called: `done`, `failed`, `total`, `eta` ..."""
+"""Called with the progress of a scan a few times a second, in the calling thread: `done`, `failed`, `total`, `eta`
+..."""
 
 
 def open_model(
@@ -59,11 +61,11 @@ def open_model(
     threads: int | None = None,
     download: bool = False,
 ) -> OpenModel:
-    """Open a model by any name that `rankscope scan` takes; only headers are read. One whose weights are gone opens
-    from what is stored of it.
+    """Open a model by any name that `rankscope scan` takes; only headers are read. If its weights are gone, its stored
+    spectra are opened.
 
     `store`, `weight`, `gauge`, `experts`, `device`, `threads` and `download` are the options of the command line. What
-    a user should know of the model is said by Python's `warnings`.
+    a user should know about the model is reported by Python's `warnings`.
 
     Raises:
         InputError: there is no such model, weighting, gauge or device; the message is one line.
@@ -84,13 +86,13 @@ def open_model(
 
 
 class OpenModel:
-    """A model with its spectra, for one thread: what `open_model` returns. `with` closes it; a notebook shows it as the
-    heatmap of k90/k0."""
+    """A model with its spectra, to be used from one thread; returned by `open_model`. `with` closes it; a notebook
+    shows it as the heatmap of k90/k0."""
 
     def __init__(self, model: models.Model, root: Path, settings: ComputeSettings, experts: int | None) -> None:
         self._events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
         self._batch: tuple[Event, ...] = ()
-        self._asked: Sequence[Projection] = ()
+        self._wanted: Sequence[Projection] = ()
         self._session = Session(model, root, self._events.put, settings, experts)
         self._by_address = {p.address: p for p in model.tree.projections}
         self._is_closed = False
@@ -113,9 +115,9 @@ class OpenModel:
     def scan(
         self, filter: str | None = None, *, progress: Told | None = None, recompute: bool = False
     ) -> dict[str, str]:
-        """Compute what is not stored of the matrices that a filter names (None: of all projections), and save it.
+        """Compute and save those of the matrices matched by a filter (None: all projections) that are not stored.
 
-        Returns why each that failed did, by address: {} where all are stored. Ctrl+c, or an error of `progress`, stops
+        Returns the reason of each failure by address: {} if all are stored. Ctrl+c, or an error of `progress`, stops
         it: what is finished is kept, and the next scan goes on from there.
 
         Raises:
@@ -132,7 +134,7 @@ class OpenModel:
 
     def spectrum(self, address: str) -> Spectrum:
         """The spectrum of one matrix: `values` are its singular values, float64, descending; `provenance` has the error
-        bound and the noise floor. Computed and stored where it is not yet.
+        bound and the noise floor. It is computed and stored if it is not yet.
 
         Raises:
             InputError: there is no such address, or its spectrum cannot be computed.
@@ -151,11 +153,11 @@ class OpenModel:
         entry = self._session.entry(p)
         if entry is None or p.key not in values:
             raise InputError(f"{address}: its spectrum cannot be read from the store")
-        return spectrum_of(replace(entry, projection=p), values[p.key])  # a tied tensor's has the other's address
+        return spectrum_of(replace(entry, projection=p), values[p.key])  # tied tensors share an entry
 
     def numbers(self, unit: str = "k/k0", threshold: float = 0.9, filter: str | None = None) -> Values:
-        """One number of each of the matrices that a filter names (None: of `projections`), in their order: float64, NaN
-        where it is not known. `unit` is a column of the table: k, percent, k/k0, effective_rank, stable_rank ...
+        """One number for each of the matrices that a filter matches (None: all of `projections`), in their order:
+        float64, NaN if unknown. `unit` is a column of the table: k, percent, k/k0, effective_rank, stable_rank ...
 
         Raises:
             InputError: no such unit or threshold; no address matches.
@@ -165,8 +167,8 @@ class OpenModel:
         return lens.numbers(lens.pair.group(wanted)).copy()
 
     def table(self, threshold: float = 0.9, filter: str | None = None) -> dict[str, NDArray[Any]]:
-        """The columns of `rankscope show --view table --csv`, a row for each matrix that a filter names: numbers with
-        NaN where one is not known, texts as objects with None.
+        """The columns of `rankscope show --view table --csv`, with a row for each matrix that a filter matches:
+        numbers, NaN if unknown, and texts as objects, None if missing.
 
         Raises:
             InputError: no such threshold; no address matches.
@@ -194,7 +196,7 @@ class OpenModel:
         return pandas.DataFrame(self.table(threshold, filter))
 
     def heatmap(self, unit: str = "k/k0", threshold: float = 0.9, filter: str | None = None) -> HtmlHeatmap:
-        """Layers x roles of one number, see `numbers`: as an array, and as a table where a notebook shows it."""
+        """Layers x roles of one number, see `numbers`: an array, which a notebook shows as a table."""
         wanted = self._chosen(filter)
         lens = self._loaded(unit, threshold, wanted)
         under = weighted_by(wanted)
@@ -203,7 +205,7 @@ class OpenModel:
         return heatmap_of(lens, wanted, "; ".join(part for part in parts if part))
 
     def close(self) -> None:
-        """Stop what is computed, and end its threads. What is stored can still be read."""
+        """Stop computing, and end the threads. What is stored can still be read."""
         self._is_closed = True
         self._session.close(CLOSE_SECONDS)
         if count := self._session.unsaved:
@@ -223,14 +225,14 @@ class OpenModel:
         return self.heatmap()._repr_html_()
 
     def _chosen(self, pattern: str | None) -> list[Projection]:
-        """What a filter names, of the experts of a layer only as many as were asked for."""
+        """The projections that a filter matches; of the experts of a layer only the number given to `open_model`."""
         found = self._session.sampled(self._session.model.tree.scanned(pattern))
         if not found and pattern:
             raise InputError(f"no address matches {printable(repr(pattern))}: see .projections")
         return found
 
     def _loaded(self, unit: str, threshold: float, wanted: Sequence[Projection]) -> Lens:
-        """A lens that has read what its numbers need."""
+        """A lens that has loaded what its numbers need."""
         units = {name: measure for name, measure in BY_NAME.items() if not measure.needs_ranks}
         if unit not in units:
             raise InputError(f"no unit {printable(repr(unit))}: {' '.join(units)}")
@@ -244,16 +246,16 @@ class OpenModel:
         return lens
 
     def _look(self) -> None:
-        """Take in what this model's engine has said, and what other processes have stored meanwhile."""
+        """Apply the messages of this model's engine, and what other processes have stored meanwhile."""
         while self._batch or not self._events.empty():
             self._next_batch()
         self._session.take(self._session.look())
 
     def _next_batch(self, timeout: float | None = None) -> tuple[Event, ...]:
-        """Wait for what the engine says next, and take it in; again from the start where ctrl+c came in between.
+        """Wait for the next messages of the engine, and apply them; if ctrl+c came in between, start again.
 
         Raises:
-            queue.Empty: nothing came in so many seconds.
+            queue.Empty: nothing came within `timeout` seconds.
         """
         self._batch = self._batch or self._events.get(timeout=timeout)
         self._session.apply(self._batch)
@@ -261,10 +263,10 @@ class OpenModel:
         return batch
 
     def _settle(self) -> None:
-        """Have heard which matrices of a stopped scan will not be computed: heard later, it would seem to be of the
-        next scan."""
+        """Wait until the engine has reported all matrices that a stopped scan will not compute: a late report would
+        seem to belong to the next scan."""
         with suppress(queue.Empty):
-            while any(self._session.state(p) is State.QUEUED for p in self._asked):
+            while any(self._session.state(p) is State.QUEUED for p in self._wanted):
                 self._next_batch(_SECONDS)
 
     def _compute(self, wanted: Sequence[Projection], progress: Told | None, recompute: bool) -> None:
@@ -279,29 +281,28 @@ class OpenModel:
             raise InputError(f"cannot write to the store {session.store.folder}: name another with store=DIR")
         session.tidy()
         self._settle()
-        session.progress = None  # of a scan before this
-        self._asked = missing
+        session.progress = None  # drop the progress of an earlier scan
+        self._wanted = missing
         try:
             session.compute(missing, recompute=recompute)
             while self._is_busy():
-                self._hear(self._next_batch(), progress)
+                self._pass_on(self._next_batch(), progress)
         except BaseException:
             session.stop()
             raise
 
     def _why_not(self, p: Projection) -> str:
-        """Why there is no spectrum of a matrix, "" where there is no reason that is known."""
+        """Why there is no spectrum of a matrix, "" if the reason is unknown."""
         return self._session.failures.get(p.key) or (not self._session.has(p) and p.problem) or ""
 
     def _is_busy(self) -> bool:
-        """Whether any of what was asked for waits or runs, also what a stopped scan has left running, or is solved
-        again."""
+        """Whether any matrix of a scan, including a stopped one, waits, runs or is being solved again."""
         progress = self._session.progress
         is_again = progress is not None and progress.busy
-        return is_again or any(self._session.state(p) in (State.QUEUED, State.RUNNING) for p in self._asked)
+        return is_again or any(self._session.state(p) in (State.QUEUED, State.RUNNING) for p in self._wanted)
 
-    def _hear(self, batch: tuple[Event, ...], progress: Told | None) -> None:
-        """Hand on what the engine says."""
+    def _pass_on(self, batch: tuple[Event, ...], progress: Told | None) -> None:
+        """Pass on what the engine reports."""
         for notice in (event for event in batch if isinstance(event, Notice)):
             if notice.fatal:
                 raise InputError(notice.text)
@@ -316,7 +317,7 @@ class OpenModel:
         self._say(f"{path}: {sentence}" for path, sentence in self._session.damage())
 
     def _say(self, lines: Iterable[str]) -> None:
-        """Each line once for this model."""
+        """Warn with each line once for this model."""
         for line in lines:
             if line not in self._said:
                 self._said.add(line)
@@ -324,7 +325,8 @@ class OpenModel:
 
 
 def _column(values: Sequence[object]) -> NDArray[Any]:
-    """Texts as objects; whole numbers and truths where none is missing; else float64 with NaN for None."""
+    """A column as an array: texts as objects; whole numbers and booleans if none is missing; else float64 with NaN for
+    None."""
     if any(isinstance(value, str) for value in values):
         return np.array(values, dtype=object)
     return np.array(values) if None not in values and values else np.array(values, dtype=np.float64)

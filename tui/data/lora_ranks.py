@@ -1,4 +1,4 @@
-"""Which LoRA rank each module of a model needs for what a fine-tune changed in it."""
+"""The LoRA rank that each module of a model needs for what a fine-tune changed in it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`rows` are by the name of each module the differences whose ranks tell its own: one, or one an expert."""
+    """`rows` maps the name of each module to the differences that determine its rank: one, or one per expert."""
 
     found: LoraModules
     rows: Mapping[str, tuple[Projection, ...]]
 
     @property
     def joint(self) -> list[Projection]:
-        """Those of them that are of several projections together, to be computed beside these."""
+        """Differences of several projections together, which have to be computed additionally."""
         return [p for rows in self.rows.values() for p in rows if p.role == MODULE]
 
 
 def wanted_of(first: Model, deltas: Sequence[Projection], under: Weighting | None) -> Wanted:
-    """The modules of the model that transformers makes of A which hold these differences.
+    """The modules that hold these differences in the transformers model of A.
 
     Raises:
         InputError: see modules_of.
@@ -60,8 +60,8 @@ def _row(module: LoraModule, number: int, deltas: Mapping[str, Projection], unde
 
 
 def ranks_of(session: Session, wanted: Wanted, threshold: float, independent: bool) -> dict[str, int | None]:
-    """By the name of each module its rank, of experts the largest: the smaller of the threshold rank and of how many
-    values stand above rounding. 0 where nothing does, None where it is not known. Reads files."""
+    """The rank of each module by name, for experts the largest: the smaller of the threshold rank and the number of
+    values above rounding. 0 if none is above it, None if unknown. Reads files."""
     every = [p for rows in wanted.rows.values() for p in rows]
     known = {c.delta.key: c.rank for c in changes_of(session, every, threshold, independent)}
     ranks = {name: [known[p.key] for p in rows] for name, rows in wanted.rows.items()}

@@ -1,4 +1,4 @@
-"""The numbers that stand for a spectrum, as data: heading, formula, how to get one, how to write and shade it.
+"""The table of numbers that summarise a spectrum: heading, formula, how to get, write and shade each.
 
 Heatmap units, table columns, the compare table, `show`, CSV and plots all read this one table.
 """
@@ -26,9 +26,9 @@ from .session import Session
 from .wording import percent
 
 RATIO_LIMITS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
-"""Where the shade of a ratio changes. Trained weights lie mostly between .6 and 1 of noise of their shape."""
+"""Limits between the shades of a ratio. Trained weights are mostly between .6 and 1 of noise of their shape."""
 MODELS_LIMITS = (0.5, 0.8, 0.95, 1.0, 1.05, 1.25, 2.0)
-"""The same for one model over another: most differ by a few percent."""
+"""Limits between the shades of one model over another: most differ by a few percent."""
 OF_SHAPES = ("k/k0", "k/kf", "k/k*", "k/raw")
 """Units that compare with matrices of the same shape."""
 SHARE_LIMITS = (10.0, 20.0, 30.0, 45.0, 60.0)
@@ -38,19 +38,26 @@ KEPT_LIMITS = (50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 99.0)
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One row of the table below. `heading` and `formula` have "{t}" for the threshold in percent. `digits`: see
-    `written`. The number is that of `value`; or that of `from_values`, once Session.load_facts has worked it out.
+    """One row of the table below.
 
-    `weighted_formula` stands in place of `formula` under a weighting, "" where that is the same.
-    `limits` are where the shade changes, None for shades spread over what there is; `diverges` at 1. `shaded_by`
-    names another measure that gives the shade. `greyed_above`: larger values mean that factoring saves nothing.
-    `needs_twin`: it needs the spectrum with random signs too, and there is none under a weighting. `needs_noise`: under
-    a weighting it needs that of noise. `needs_raw`: there is one under a weighting alone, and it needs that of the
-    matrix as it is. `may_be_bound`: `from_values` may tell that its number is only a lower bound. `is_unit`: the
-    heatmap can show it. `words` write it where digits alone do not. `said` is the name of one that the file of a
-    weighting says, of Said.known: where none does, there is no such number. `needs_directions`: it is of the leading
-    directions, which are stored of what `i` was pressed on alone: it has no column in tables. `needs_ranks`: it is of
-    the ranks that are asked for, `ranks`, for whose text "{k}" stands: there is no number without them, see energy_of.
+    The number comes from `value`, or from `from_values` once Session.load_facts has computed it; `needs_...` names what
+    else it is computed from.
+
+    `heading`, `formula`: with "{t}" for the threshold in percent; `weighted_formula` replaces `formula` under a
+        weighting, "" if it is the same.
+    `digits`: see `written`; `words` writes the number where digits are not enough.
+    `limits`: between the shades, None for shades spread over the range of the numbers; `diverges`: at 1.
+    `shaded_by`: another measure that gives the shade.
+    `greyed_above`: larger numbers mean that factoring saves nothing.
+    `needs_twin`: the spectrum with random signs, which does not exist under a weighting.
+    `needs_noise`: under a weighting the spectrum of noise.
+    `needs_raw`: that of the unmodified matrix; the number exists only under a weighting.
+    `needs_directions`: the leading directions, which are stored only for matrices that `i` was pressed on, so there is
+        no column in tables.
+    `needs_ranks`: the `ranks` that a user has chosen, whose text replaces "{k}"; see energy_of.
+    `may_be_bound`: `from_values` may tell that its number is only a lower bound.
+    `is_unit`: the heatmap can show it.
+    `said`: the name of the number in Said.known, for a number that comes from the file of a weighting.
     """
 
     name: str
@@ -76,22 +83,22 @@ class Measure:
     ranks: KeptRanks | None = None
 
     def beside(self, p: Projection) -> Projection | None:
-        """Whose spectrum its number needs beside that of a projection."""
+        """The other spectrum that the number of a projection needs."""
         if is_state(p):
             noise = noise_of(p) if self.needs_noise and is_weighted(p) else None
             return p.parents[0] if self.needs_raw else noise
         return flipped(p) if self.needs_twin and p.derived is None else None
 
     def exists(self, shown_as: str) -> bool:
-        """Whether there is such a number in a state: see Known.shown_as."""
+        """Whether the number exists in a state: see Known.shown_as."""
         if DELTA in shown_as.split():
             return not (self.needs_twin or self.needs_raw or self.needs_directions)
         return not (self.needs_twin if shown_as else self.needs_raw)
 
     def fits(self, p: Projection) -> bool:
-        """Whether there is such a number of a projection: of what is made of several there is no other state, no twin,
-        and under a weighting no noise; of a product neither noise nor factors of the same shape; and none that is of a
-        rank where no rank is asked of it."""
+        """Whether the number exists for a projection. Matrices made of several have no other state, no twin, and under
+        a weighting no noise; products have neither noise nor factors of the same shape; numbers at a rank need a rank
+        for the projection."""
         if self.ranks is not None and self.ranks.of(p) is None:
             return False
         if p.derived is None or not p.derived.is_further:
@@ -103,7 +110,7 @@ class Measure:
 
     @property
     def depends_on_threshold(self) -> bool:
-        """Whether its number is another at another threshold."""
+        """Whether the number depends on the threshold."""
         return "{t}" in self.formula
 
     def titled(self, threshold: float) -> str:
@@ -117,19 +124,19 @@ class Measure:
         return formula.replace("{t}", percent(threshold)).replace("{k}", "k" if self.ranks is None else self.ranks.text)
 
     def written(self, value: float) -> str:
-        """A value as text: counts whole, the rest by `digits` after the point, None: 4 significant digits."""
+        """A value as text with `digits` decimals (0: a count), or, for None, with 4 significant digits."""
         if self.words is not None:
             return self.words(value)
         return f"{value:#.4g}" if self.digits is None else f"{value:.{self.digits}f}"
 
     def number(self, session: Session, p: Projection, threshold: float) -> float | None:
-        """The number of a projection; None where it is not known (yet), or does not exist."""
+        """The number of a projection; None if it is not known (yet), or does not exist."""
         if self.value is not None:
             return self.value(session, p, threshold)
         return _without_bound(self._fact(session, p))
 
     def numbers(self, session: Session, threshold: float) -> Values:
-        """The numbers of all projections of a session, as its columns keep them."""
+        """The numbers of all projections of a session, one per row of `session.columns`."""
         at = threshold if self.depends_on_threshold else 0.0
         if isinstance(self.value, Quantity):
             return self.value.numbers(session, at)
@@ -145,7 +152,7 @@ class Measure:
         return session.columns.of_keys({key: _without_bound(found.get(self.name)) for key, found in facts.items()})
 
     def is_bound(self, session: Session, p: Projection) -> bool:
-        """Whether the value is only known to be larger than what is given."""
+        """Whether the number is only a lower bound."""
         fact = self._fact(session, p)
         return isinstance(fact, tuple) and fact[1]
 
@@ -156,10 +163,10 @@ class Measure:
 
 def _noise_rank(session: Session, p: Projection, threshold: float) -> float | None:
     if is_weighted(p):
-        return session.null_rank(p, threshold)
+        return session.null_ranks.number(p, threshold)
     if is_under_weighting(p) or not is_like_noise(p):
         return None
-    from rankscope.engine.null import null_rank  # numpy
+    from rankscope.engine.null import null_rank  # imports numpy
 
     return null_rank(p.rows, p.cols, threshold, p.inner) if p.count else None
 
@@ -175,14 +182,14 @@ _NOISE_RANK = Quantity(_noise_rank, _noise_ranks)
 
 @by_shape
 def _break_even(_: Session, p: Projection, __: float) -> int | None:
-    from rankscope.engine.metrics import break_even_rank  # numpy
+    from rankscope.engine.metrics import break_even_rank  # imports numpy
 
     return break_even_rank(p.rows, p.cols) if p.count and is_like_noise(p) else None
 
 
 @by_shape
 def _break_even_divisor(session: Session, p: Projection, threshold: float) -> float | None:
-    """k*; of a single row or column, whose k* is 0, m n / (m + n), so that k/k* is above 1 there too."""
+    """k*; for a single row or column, whose k* is 0, m n / (m + n), so that k/k* is above 1 there too."""
     if not p.count or not is_like_noise(p):
         return None
     return _break_even(session, p, threshold) or p.rows * p.cols / (p.rows + p.cols)
@@ -198,7 +205,7 @@ def _without_bound(fact: Fact) -> float | None:
 
 
 def _provenance(name: str) -> Value:
-    """A number that says how far the stored values can be trusted."""
+    """A number that tells how far the stored values can be trusted."""
 
     def read(session: Session, p: Projection, _: float) -> float | None:
         entry = session.entry(p)
@@ -208,7 +215,7 @@ def _provenance(name: str) -> Value:
 
 
 def _said(name: str, times: float = 1) -> Value:
-    """A number that the file of the weighting says of a projection."""
+    """A number about a projection from the file of the weighting."""
 
     def read(session: Session, p: Projection, _: float) -> float | None:
         figures = session.figures(p)
@@ -226,15 +233,14 @@ def _smallest(session: Session, p: Projection, _: float) -> float | None:
 
 
 def _kept_words(share: float) -> str:
-    """One digit after the point, two from 99 on, where the last per cent is what is asked for; never rounded up to all
-    of it."""
+    """One decimal, two from 99 on, where the last per cent matters; never rounded up to 100."""
     if share >= 100 * (1 - 1e-9):
         return "100.0"
     return f"{min(share, 99.99):.2f}" if share >= 98.95 else f"{share:.1f}"
 
 
 def _metrics() -> ModuleType:
-    from rankscope.engine import metrics  # numpy
+    from rankscope.engine import metrics  # imports numpy
 
     return metrics
 
@@ -245,13 +251,13 @@ def _numerical_rank(values: Values, p: Projection, floor: float) -> tuple[float,
 
 
 def _null() -> ModuleType:
-    from rankscope.engine import null  # numpy
+    from rankscope.engine import null  # imports numpy
 
     return null
 
 
 def _spikes(values: Values, p: Projection, floor: float) -> int | None:
-    """None under a weighting, and of products: there is no edge of noise."""
+    """None under a weighting, and for products, where the edge of noise is unknown."""
     if is_under_weighting(p) or not is_like_noise(p):
         return None
     found: int = _null().spikes(values, p.rows, p.cols, floor, p.inner)
@@ -259,7 +265,7 @@ def _spikes(values: Values, p: Projection, floor: float) -> int | None:
 
 
 def _edge(values: Values, p: Projection, floor: float) -> float | None:
-    """None where the median, of which it is made, is not known, under a weighting, and of products."""
+    """None if the median, which it is computed from, is unknown, under a weighting, and for products."""
     if is_under_weighting(p) or not is_like_noise(p) or not values.size or float(values[values.size // 2]) <= floor:
         return None
     scale = _null().noise_scale(values, p.rows, p.cols, p.inner)
@@ -306,7 +312,7 @@ MEASURES = (
             _NOISE_RANK, needs_noise=True, weighted_formula="k{t} of noise of this shape, weighted alike"),
     Measure("k*", "k*", "m n / (m + n), rounded down: above it two factors cost more than the matrix", 0, _break_even),
 )  # fmt: skip
-"""In the order of the table's columns, and of the menu of units."""
+"""The measures in the order of the table's columns and of the menu of units."""
 FILE_MEASURES = (
     Measure("edge", "edge", "s (sqrt m + sqrt n): noise with the same median has no singular value above it", None,
             from_values=_edge),
@@ -318,7 +324,7 @@ FILE_MEASURES = (
     Measure("noise_floor", "floor", "values below it are known only to be below", None,
             _provenance("noise_floor")),
 )  # fmt: skip
-"""What files have of the metric table beyond its columns: in the units of the weights, and of use to a program."""
+"""What files have beyond the columns of the metric table: in the units of the weights, for use by a program."""
 SAID_MEASURES = (
     Measure("sink", "position 0", "share of position 0 in the output energy: a sink above 20 %", None,
             _said("sink", 100), words=lambda x: f"{'sink ' * (x > 100 * SINK)}{x:.0f} %", said="sink"),
@@ -329,13 +335,13 @@ SAID_MEASURES = (
     Measure("tokens_per_feature", "tokens/n", f"tokens for each input feature; below {ENOUGH} ranks are too low", 1,
             _said("per_feature"), said="per_feature"),
 )  # fmt: skip
-"""What a file of second moments says of projections beside their spectra."""
+"""Facts that a file of second moments has about projections, besides their spectra."""
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
 def units(shown_as: str = "", *, has_directions: bool = True) -> list[Measure]:
-    """What the heatmap can show in a state (see Known.shown_as), in the order of its menu; `has_directions`: where
-    directions of anything are stored."""
+    """The units that the heatmap can show in a state (see Known.shown_as), in the order of its menu; `has_directions`:
+    whether any directions are stored."""
     found = [measure for measure in BY_NAME.values() if measure.is_unit and measure.exists(shown_as)]
     return [measure for measure in found if has_directions or not measure.needs_directions]
 
@@ -354,7 +360,7 @@ def unit_of(name: str) -> Measure:
 
 @lru_cache(maxsize=64)  # the same ranks give the same measure: requests of charts are compared
 def energy_of(ranks: KeptRanks) -> Measure:
-    """The energy that these ranks keep, as a measure that has numbers: E(512) %."""
+    """The energy that these ranks keep, as a measure: E(512) %."""
     value = Quantity(
         lambda session, p, _: session.kept.number(p, ranks),
         lambda session, _: session.columns.of_keys(session.kept.numbers(session.columns.projections, ranks)),
@@ -363,6 +369,6 @@ def energy_of(ranks: KeptRanks) -> Measure:
 
 
 def from_values() -> dict[str, FromValues]:
-    """What Session.load_facts works out, by the names of the measures."""
+    """The functions for Session.load_facts, by the names of their measures."""
     measures = (*BY_NAME.values(), *FILE_MEASURES)
     return {measure.name: measure.from_values for measure in measures if measure.from_values is not None}

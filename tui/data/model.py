@@ -1,4 +1,4 @@
-"""A model as it was opened: its checkpoint with the tree of its projections, or what is stored of it."""
+"""A model as it was opened: its checkpoint with the tree of its projections, or its stored spectra."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ from .phrases import UNREAD_ADVICE
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
-    None and `reason` says why. `said`: what the file that it is weighted by says beside its spectra, None for none.
-    `further` are matrices made of several (see stacks), shown beside the projections and never counted among them;
-    `multiplied` are states of projections in whose place the tree has others made of them (see gauged_model.fixed). Of
-    a series (series_model.py) `parts` are the folders in the store by what stands before the keys of its models, and
-    `part_names` a line on each. `against` is the name of the other model where the projections are differences to it
-    (see deltas)."""
+    """An opened model. If its weights could not be opened but spectra of it are stored, `checkpoint` is None and
+    `reason` tells why.
+
+    `said`: what the file of its weighting says about it, None without one.
+    `further`: matrices made of several (see stacks), shown beside the projections and never counted among them.
+    `multiplied`: states of projections that the tree shows as products instead (see gauged_model.fixed).
+    `parts`: for a series (series_model.py) the folders in the store by the prefix of their models' keys; `part_names`
+        has a line about each.
+    `against`: the name of the other model if the projections are differences from it (see deltas).
+    """
 
     name: str
     checkpoint: Checkpoint | None
@@ -45,12 +48,12 @@ class Model:
 
     @property
     def every(self) -> tuple[Projection, ...]:
-        """The projections, and what stands beside them."""
+        """The projections and the further matrices."""
         return (*self.tree.projections, *self.further)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know of it, a line each."""
+        """What a user should know about the model, one line each."""
         if self.checkpoint is None:
             return ()
         cut = [p for p in self.tree.projections if p.note.endswith(CUT)]
@@ -66,10 +69,10 @@ class Model:
 
 
 def open_model(model: str, root: Path, access: Access = Access.RANGES, *, or_stored: bool = True) -> Model:
-    """Open a checkpoint by name, or, where that fails and `or_stored`, what the store holds of it.
+    """Open a checkpoint by name or, if that fails and `or_stored` is set, what the store holds of it.
 
     Raises:
-        InputError: neither can be had.
+        InputError: neither exists.
     """
     from rankscope.store.folders import model_folder
     from rankscope.store.listings import FileListings
@@ -108,8 +111,8 @@ def open_stored(model: str, root: Path) -> Model | None:
 
 
 def _own(projection: Projection) -> tuple[Projection, ...]:
-    """The matrices of the checkpoint that a stored spectrum is of: one as it is, in another state, less that of another
-    or as the product of its factors, or those that a head is made of; none of what else is derived."""
+    """The matrices of the checkpoint behind a stored spectrum: the matrix itself, that of a state, a difference or a
+    product of factors, or those that a head is made from; none for other derived matrices."""
     made = projection.derived
     if made is None or projection.is_product:
         return (projection,)
@@ -119,7 +122,7 @@ def _own(projection: Projection) -> tuple[Projection, ...]:
 
 
 def _placed(projection: Projection) -> Projection:
-    """As it is, or among the others where it says of itself a place that no tree has: a file may be of anybody."""
+    """The projection as it is, or among the others if its place exists in no tree: a file may come from anybody."""
     if projection.block in BLOCKS and projection.layer is not None:
         return projection
     return replace(projection, block="other", layer=None, expert=None)

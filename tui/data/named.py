@@ -1,4 +1,4 @@
-"""Code by its name, imported when it is needed: tables that name it can be read by `--help`."""
+"""Code by its name, imported when it is needed: `--help` can read tables of such names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from typing import Any
 
 
 def resolve(name: str) -> Any:
-    """What "module:name" below rankscope.tui names, "charts.spectrum_charts:draw_energy"."""
+    """The object that "module:name" below rankscope.tui names, as "charts.spectrum_charts:draw_energy"."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(f"rankscope.tui.{module}"), attribute)

@@ -1,6 +1,6 @@
-"""Numbers of all projections of a model at once, as arrays: a threshold, a unit or a sort is one look at an array.
+"""Numbers of all projections of a model at once, as arrays, so that thresholds, units and sorting are array operations.
 
-Asking 45,000 projections for their number one by one takes 60 ms a measure, and three measures a key.
+Reading the numbers of 45,000 projections one by one takes 60 ms a measure, and a key needs three measures.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     RowNumbers = NDArray[np.intp]
 
 _MOST_CHANGES = 1024
-"""Changes that are remembered: who has not asked for so long begins anew."""
+"""Changes that are remembered; a reader that is further behind makes its array anew."""
 _MOST_ARRAYS = 96
-"""Arrays that are kept: a rank that is stepped through asks for another at each step."""
+"""Arrays that are kept: stepping through ranks makes one at each step."""
 _FEW = 8
-"""An array is made anew where more than one in so many of its rows have changed."""
+"""An array is made anew if more than one in this number of its rows have changed."""
 
 
 class NumberColumns:
-    """What is known of a model's projections (`every`): arrays of float64 with a row for each content key, NaN where
-    there is no number. One row more, the last, is always NaN: it stands for a projection that the model does not have.
+    """The numbers of a model's projections (`every`): arrays of float64 with a row per content key, NaN for unknown
+    numbers. One further row, the last, is always NaN: it represents a projection that the model does not have.
 
-    Its session tells which keys have changed; an array is put right when it is next asked for. From any thread. Numpy,
-    which the first screen does without, is imported with the first question.
+    Its session reports which keys have changed; an array is updated when it is next read. From any thread. Numpy is
+    imported by the first read, because the first screen does not need it.
     """
 
     def __init__(self, every: Sequence[Projection]) -> None:
         self._every = every
-        self._lock = threading.RLock()  # a ratio asks for what it is a ratio of
+        self._lock = threading.RLock()  # a ratio reads its numerator and denominator
         self._changes: list[frozenset[str] | None] = []
         self._arrays: dict[Hashable, tuple[int, Values]] = {}
-        self._begun = 0  # changes that were dropped from the front of the list
+        self._dropped = 0  # changes that were dropped from the front of the list
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
@@ -49,12 +49,12 @@ class NumberColumns:
 
     @cached_property
     def projections(self) -> tuple[Projection, ...]:
-        """The projection of each row; of several that share a tensor, one."""
+        """The projection of each row; one of those that share a tensor."""
         return tuple({p.key: p for p in self._every}.values())
 
     @cached_property
     def _shapes(self) -> tuple[list[Projection], RowNumbers]:
-        """One projection of each shape, products and others apart, and which of these each row is like."""
+        """One projection of each shape, products and others apart, and for each row which of these is like it."""
         import numpy as np
 
         found: dict[tuple[int, int, int, bool], int] = {}
@@ -62,7 +62,7 @@ class NumberColumns:
         return [self.projections[like.index(number)] for number in range(len(found))], np.array(like, dtype=np.intp)
 
     def rows_of(self, projections: Iterable[Projection | None]) -> RowNumbers:
-        """Their rows: the last, which has no number, for None and for what the model does not have."""
+        """The rows of projections; the last, which has no number, for None and for those that the model lacks."""
         import numpy as np
 
         rows, last = self.rows, len(self.rows)
@@ -70,18 +70,18 @@ class NumberColumns:
         return np.fromiter(found, dtype=np.intp)
 
     def of_keys(self, numbers: Mapping[str, float | None]) -> Values:
-        """Numbers by content key as an array; those of keys that have no row are left out."""
+        """An array of numbers given by content key; keys without a row are left out."""
         import numpy as np
 
         rows, last = self.rows, len(self.rows)
         found = self._blank()
         places = np.array([rows.get(key, last) for key in numbers], dtype=np.intp)
-        found[places] = np.array(list(numbers.values()), dtype=np.float64)  # None is NaN
+        found[places] = np.array(list(numbers.values()), dtype=np.float64)  # None becomes NaN
         found[last] = np.nan
         return found
 
     def by_shape(self, number: Callable[[Projection], float | None]) -> Values:
-        """A number that depends on the shape alone, worked out once for each."""
+        """A number that depends on the shape alone, computed once for each shape."""
         import numpy as np
 
         kinds, like = self._shapes
@@ -93,10 +93,10 @@ class NumberColumns:
     def kept(
         self, what: Hashable, every: Callable[[], Values], one: Callable[[Projection], float | None], *, twins: bool
     ) -> Values:
-        """The array of `what`: as `every` made it, put right by `one` where something has changed since. `twins`:
-        whether twins with random signs change it too. Not to be written to."""
+        """The array of `what`: as `every` made it, then updated by `one` where something has changed. `twins`: whether
+        changes of twins with random signs affect it too. Not to be written to."""
         with self._lock:
-            seen = self._begun + len(self._changes)
+            seen = self._dropped + len(self._changes)
             since, found = self._arrays.get(what, (-1, None))
             changed = self._changed_since(since, twins)
             if found is None or changed is None:
@@ -107,25 +107,25 @@ class NumberColumns:
                     found[row] = float("nan") if number is None else number
             self._arrays.pop(what, None)
             self._arrays[what] = seen, found
-            if len(self._arrays) > _MOST_ARRAYS:  # the one that was asked for longest ago
+            if len(self._arrays) > _MOST_ARRAYS:  # drop the least recently read one
                 del self._arrays[next(iter(self._arrays))]
             return found
 
     def changed(self, keys: Iterable[str] | None) -> None:
-        """Something else is known of these keys, None: of any."""
+        """Record that these keys have changed, None: any."""
         with self._lock:
             if len(self._changes) >= _MOST_CHANGES:
-                self._begun += len(self._changes)
+                self._dropped += len(self._changes)
                 self._changes.clear()
             self._changes.append(None if keys is None else frozenset(keys))
 
     def _changed_since(self, change: int, twins: bool) -> set[str] | None:
-        """The keys that changed since, None: too many, or no longer known. One of no row is that of a twin: where those
-        matter, any may be its parent."""
-        if change < self._begun:
+        """The keys that changed since then; None if there are too many, or they are no longer recorded. A key without a
+        row belongs to a twin; with `twins` this counts as a change of everything."""
+        if change < self._dropped:
             return None
         found: set[str] = set()
-        for keys in self._changes[change - self._begun :]:
+        for keys in self._changes[change - self._dropped :]:
             if keys is None or (twins and not keys <= self.rows.keys()):
                 return None
             found |= keys & self.rows.keys()

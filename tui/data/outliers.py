@@ -1,5 +1,5 @@
-"""Which projections stand out of their role: farther from its median over the layers, and over the experts or heads of
-each, than others are."""
+"""Projections that are outliers of their role: farther from its median over the layers, and over the experts or heads
+of each, than others are."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from .grid import Column, Grid, Row, Selection, is_of_series, member_of
 from .spread import LEAST_SPREAD, known, middle_of
 
 FAR = 3.0
-"""Median absolute deviations from the median, beyond which a number is an outlier."""
+"""Median absolute deviations from the median beyond which a number is an outlier."""
 LEAST_DEVIATION = 1.0
-"""Of ranks: that of numbers which are nearly all equal would make each other number an outlier."""
+"""The least deviation for ranks: with nearly equal numbers every other one would be an outlier."""
 LEAST_SHARE = 0.01
-"""The same of other numbers, of their median."""
+"""The same for other numbers, as a share of their median."""
 
 NumbersOf = Callable[[Row, Column], "Values | Sequence[float]"]
-"""The numbers of the projections in a place of the grid, in their order; NaN where none is known."""
+"""Returns the numbers of the projections in a place of the grid, in their order; NaN if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A number among those of its role: how many median absolute deviations it lies above (below: negative) the
-    `middle`. It is that of a place of the grid; of several in one (experts, heads) that of the `single` one. `where`
-    says which: `layer 4 key`, `layer 4 expert 11 gate`.
-    """
+    """A number within its role: how many median absolute deviations it is above (negative: below) the `middle`. It
+    belongs to a place of the grid or, if there are several projections (experts, heads), to the `single` one. `where`
+    names it: `layer 4 key`, `layer 4 expert 11 gate`."""
 
     row: Row
     column: Column
@@ -42,17 +41,17 @@ class Standing:
 
     @property
     def is_outlier(self) -> bool:
-        """Whether it stands out."""
+        """Whether it is an outlier."""
         return abs(self.deviations) > FAR
 
     @property
     def selection(self) -> Selection:
-        """What is selected to look at it."""
+        """The selection that shows it."""
         return Selection(self.row, self.column, single=self.single)
 
     @property
     def label(self) -> str:
-        """Where it stands in its role: `4`, of an expert `4.e11`."""
+        """Its place in the role: `4`, for an expert `4.e11`."""
         member = self.single and member_of(self.single)
         return f"{self.row.label}.{member.label}" if member else self.row.label
 
@@ -60,12 +59,12 @@ class Standing:
 class Role:
     """The numbers of a role over some rows of a grid, and how far each is from their median.
 
-    The median absolute deviation is at least LEAST_DEVIATION where they are `ranks`, else LEAST_SHARE of the median.
-    Of too few to tell nobody stands out.
+    The median absolute deviation is at least LEAST_DEVIATION for `ranks`, and LEAST_SHARE of the median for other
+    numbers. With too few numbers there are no outliers.
     """
 
     def __init__(self, grid: Grid, rows: Sequence[Row], column: Column, numbers_of: NumbersOf, *, ranks: bool) -> None:
-        import numpy as np  # the first screen does without
+        import numpy as np  # not needed for the first screen
 
         self._grid, self._rows, self._column = grid, rows, column
         every = [np.asarray(numbers_of(row, column), float) for row in rows]
@@ -81,7 +80,7 @@ class Role:
         self._distances: Values = np.nan_to_num(distances)
 
     def outliers(self) -> list[Standing]:
-        """What stands out, row by row; of several in one place the farthest first."""
+        """The outliers, row by row; within one place the farthest first."""
         import numpy as np
 
         far = np.flatnonzero(self._distances > FAR * self._spread).tolist()
@@ -89,7 +88,8 @@ class Role:
         return [self._standing(at) for _, _, at in sorted(found)]
 
     def ends(self) -> tuple[Standing, Standing] | None:
-        """The smallest and the largest, of equal ones the first and the last; None of fewer than two."""
+        """The smallest number (the first of equal ones) and the largest (the last of them); None if there are fewer
+        than two."""
         import numpy as np
 
         if np.count_nonzero(~np.isnan(self._numbers)) < 2:
@@ -112,10 +112,10 @@ class Role:
 
 
 def _where(row: Row, column: Column, members: Sequence[Projection], single: Projection | None) -> str:
-    """`layer 4 key`, `layer 4 expert 11 gate`, of a series `step.1000 key`, `step.1000 layer 11 gate`; the address
-    where nothing shorter tells several apart.
-    """
-    line = row.label if any(map(is_of_series, members[:1])) else f"layer {row.label}"
+    """`layer 4 key`, `layer 4 expert 11 gate`, in a series `step.1000 key`, `step.1000 layer 11 gate`; the address if
+    nothing shorter tells several apart."""
+    is_series = any(map(is_of_series, members[:1]))
+    line = row.label if is_series else f"layer {row.label}"
     member = None if single is None else member_of(single)
     if single is not None and member is None:
         return single.address
@@ -125,7 +125,7 @@ def _where(row: Row, column: Column, members: Sequence[Projection], single: Proj
 
 
 def outliers(grid: Grid, numbers_of: NumbersOf, *, ranks: bool) -> list[Standing]:
-    """All that stand out, layer by layer and role by role; each tower has layers of its own."""
+    """All outliers, layer by layer and role by role; the layers of each tower are separate."""
     towers = {row.tower: [other for other in grid.rows if other.tower == row.tower] for row in grid.rows}
     every = [
         standing
@@ -138,7 +138,7 @@ def outliers(grid: Grid, numbers_of: NumbersOf, *, ranks: bool) -> list[Standing
 
 
 def by_distance(grid: Grid, column: Column, numbers_of: NumbersOf) -> list[Row]:
-    """The rows of a grid of single projections from the farthest from the median of a column to the nearest; those
+    """The rows of a grid of single projections, from the farthest to the nearest to the median of a column; rows
     without a number last."""
     import numpy as np
 
@@ -148,8 +148,8 @@ def by_distance(grid: Grid, column: Column, numbers_of: NumbersOf) -> list[Row]:
 
 
 def next_of(found: Sequence[Standing], grid: Grid, selection: Selection, step: int) -> int:
-    """Which of what stands out, in the order of the grid, comes after what is selected, or before it for a step below
-    0; round at the ends."""
+    """The index of the outlier after the selection, in the order of the grid, or before it for a negative step; wraps
+    around."""
     at = [(*_place(standing.selection, grid), n) for n, standing in enumerate(found)]
     row, column, single = selection.row, selection.column, selection.single
     same = (n for n, other in enumerate(found) if (other.row, other.column, other.single) == (row, column, single))

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from math import nan
 from typing import TYPE_CHECKING, NamedTuple
 
-from rankscope.engine.derive.flip import flipped
-from rankscope.engine.derive.weighting import CENTRED_NAME
-from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
+from rankscope.engine.spectrum import Projection
 
-from .contrast import Contrast
 from .depths import Depths, address_there, depths_of, kind_of
-from .kept_ranks import KeptRanks
-from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
-from .quantities import divided, unread_ranks
 from .session import Session
 
 if TYPE_CHECKING:
     from .deltas import WithoutDifference
     from .number_columns import RowNumbers
 
-UNEQUAL = "\u2260"
-UNKNOWN = "-"
-"""The bound of a number of which nothing is known."""
-_FAR = 1000.0
-"""From this factor on between two models three digits after the point are too many, or too few."""
-
 
 class Curve(NamedTuple):
-    """A spectrum that is shown: what it is called, the model that it is of, and its projection there."""
+    """A spectrum in a chart: its label, its model, and its projection there."""
 
     label: str
     session: Session
@@ -40,7 +27,7 @@ class Curve(NamedTuple):
 
 
 class Side(StrEnum):
-    """Which of two models a number is of."""
+    """The model that a number belongs to, or the ratio of two."""
 
     A = "A"
     B = "B"
@@ -49,18 +36,18 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NumberGroup:
-    """Projections whose numbers are asked for together, with their rows in the columns of each model."""
+    """Projections whose numbers are read together, with their rows in the columns of each model."""
 
     members: Sequence[Projection]
     rows: tuple[RowNumbers, ...]
 
 
 class Pair:
-    """`first` is the model that tree and grid show; `second`, where there is one, is held against it: what has the same
-    address, or `by_depth`, where one has more layers than the other, stands as deep (see depths.address_there).
+    """`first` is the model that tree and grid show; `second`, if any, is compared with it, matched by address or,
+    `by_depth`, by relative depth if one has more layers (see depths.address_there).
 
-    While the first shows its differences to the second, numbers are of one model: the second stands `aside` then, and
-    `apart` is what has no difference.
+    While the first shows its differences from the second, there are only the numbers of one model: the second is then
+    `aside`, and `apart` lists what has no difference.
     """
 
     def __init__(self, first: Session, second: Session | None = None, *, by_depth: bool = True) -> None:
@@ -71,12 +58,13 @@ class Pair:
         self.apart: Sequence[WithoutDifference] = ()
 
     def hold(self, second: Session) -> None:
-        """Hold another model against the first."""
+        """Compare another model with the first."""
         self.second, self.aside, self.apart = second, None, ()
         self.renew()
 
     def set_aside(self, apart: Sequence[WithoutDifference] | None) -> None:
-        """The first shows its differences to the second, and this has none; None: it shows its own projections."""
+        """Show the differences of the first model from the second; `apart` lists what has none. None: show its own
+        projections."""
         other = self.other
         self.second, self.aside = (other, None) if apart is None else (None, other)
         self.apart = apart or ()
@@ -84,27 +72,28 @@ class Pair:
 
     @property
     def other(self) -> Session | None:
-        """The model that is held against the first, or stands aside."""
+        """The second model, even while it is aside."""
         return self.second or self.aside
 
     @property
     def opened(self) -> tuple[Session, ...]:
-        """One or two, the one that stands aside among them."""
+        """The models that are open, one or two."""
         return (self.first,) if self.other is None else (self.first, self.other)
 
     def renew(self) -> None:
-        """A session shows other projections."""
-        for name in ("depths", "_partners", "_held_against", "_ours"):
+        """Forget the matching, because a session shows other projections."""
+        for name in ("depths", "_partners", "_compared_with", "_ours"):
             self.__dict__.pop(name, None)
 
     @cached_property
     def depths(self) -> Depths:
-        """The towers whose layers are matched by how deep they stand; none where they are by their addresses."""
+        """The towers whose layers are matched by relative depth; empty if all are matched by address."""
         return depths_of(self.first.model, self.second.model) if self.second and self._by_depth else {}
 
     @cached_property
     def _partners(self) -> dict[str, Projection]:
-        """By addresses, of the first model or of what only the second has."""
+        """The projections of the second model, by the address of the first or, if only the second has them, their
+        own."""
         theirs = {p.address: p for p in self.second.model.every} if self.second else {}
         if not self.depths:
             return theirs
@@ -113,8 +102,8 @@ class Pair:
         return alone | {address: q for address, q in every if q is not None}
 
     @cached_property
-    def _held_against(self) -> dict[str, set[str]]:
-        """By the keys of the second model, the keys of the first that they are held against."""
+    def _compared_with(self) -> dict[str, set[str]]:
+        """The keys of the second model, with those of the first model that they are compared with."""
         found: dict[str, set[str]] = {}
         for p in self.first.model.every:
             if (partner := self.partner(p)) is not None:
@@ -126,41 +115,41 @@ class Pair:
         return {p.address: p for p in self.first.model.every}
 
     def partner(self, p: Projection) -> Projection | None:
-        """The projection of the second model that is held against it, at the same address unless depths differ."""
+        """The projection of the second model that is compared with it: at the same address unless depths differ."""
         return self._partners.get(p.address)
 
     def ours(self, p: Projection) -> Projection | None:
-        """The projection of the first model at the same address: `p` itself, unless only the second has it."""
+        """The projection of the first model at the same address: `p` itself unless only the second has it."""
         return p if self.second is None else self._ours.get(p.address)
 
     def has(self, p: Projection) -> bool:
-        """Whether anything is stored of a projection, in either model."""
+        """Whether the spectrum of a projection is stored in either model."""
         return any(session.has(there) for _, session, there in self.curves(p, Side.RATIO))
 
     def known_as(self, session: Session, keys: set[str]) -> set[str]:
-        """The keys, in the first model, of what is other than before in a session."""
+        """The keys in the first model of what has changed in a session."""
         if session is self.first:
             return keys
-        return keys.union(*(self._held_against[key] for key in keys & self._held_against.keys()))
+        return keys.union(*(self._compared_with[key] for key in keys & self._compared_with.keys()))
 
     def group(self, members: Sequence[Projection]) -> NumberGroup:
-        """Some of the first model's projections, to ask for their numbers together. Of the pair as it is now."""
+        """Group projections of the first model to read their numbers together; valid for the pair as it is now."""
         if self.second is None:
             return NumberGroup(members, (self.first.columns.rows_of(members),))
         ours, theirs = map(self.ours, members), map(self.partner, members)
         return NumberGroup(members, (self.first.columns.rows_of(ours), self.second.columns.rows_of(theirs)))
 
     def differs_in_shape(self, p: Projection) -> bool:
-        """Whether both models have the projection, and not in the same shape."""
+        """Whether both models have the projection, with different shapes."""
         if self.second is None:
             return False
         ours, partner = self.ours(p), self.partner(p)
         both = ours is not None and partner is not None and ours.rows and partner.rows
-        return bool(both) and _shape(ours) != _shape(partner)
+        return bool(both) and shape_of(ours) != shape_of(partner)
 
     @property
     def sessions(self) -> tuple[Session, ...]:
-        """One or two."""
+        """The models whose numbers are shown, one or two."""
         return (self.first, self.second) if self.second else (self.first,)
 
     @property
@@ -174,16 +163,16 @@ class Pair:
         return self.first.shown_as
 
     def says(self, name: str) -> bool:
-        """Whether the file of the weighting says this (see Said.known) of any projection of either."""
+        """Whether the file of the weighting has this fact (see Said.known) for either model."""
         return any(session.said is not None and name in session.said.known for session in self.sessions)
 
     @property
     def has_spectra(self) -> bool:
-        """Whether anything is stored of either model, as far as is known: before that there are no numbers."""
+        """Whether anything is known to be stored for either model: without it there are no numbers."""
         return any(session.has_spectra for session in self.sessions)
 
     def unmatched(self) -> tuple[list[Projection], list[Projection]]:
-        """What a scan of either would compute and the other has no address for: of the first, of the second."""
+        """The projections that a scan of either would compute and that have no partner: of the first, of the second."""
         if self.second is None:
             return [], []
         return (
@@ -192,14 +181,14 @@ class Pair:
         )
 
     def only_second(self, projections: Iterable[Projection]) -> list[Projection]:
-        """Those of the second model's that have no counterpart; layers between those that have one are not named."""
+        """Those of the second model's projections without a partner; layers between matched ones do not count."""
         kinds = {kind_of(p) for p in self.first.model.every} if self.depths else set()
         found = [q for q in projections if q.address not in self._ours]
         return [q for q in found if (q.tower or "") not in self.depths or kind_of(q) not in kinds]
 
     def curves(self, p: Projection, side: Side) -> list[Curve]:
-        """The spectra that stand for a projection on a side, each called by its model's letter, "" for a lone model.
-        Both models for a ratio."""
+        """The spectra of a projection on a side, labelled with their model's letter ("" for a lone model); for a ratio
+        those of both models."""
         if self.second is None:
             return [Curve("", self.first, p)]
         first, second = self.ours(p), self.partner(p)
@@ -209,242 +198,6 @@ class Pair:
         return found
 
 
-@dataclass(slots=True)
-class Lens:
-    """Which number stands for a projection: of which measure, at which threshold, of which model. `thresholds` are
-    those that tables have a column of, and of the energy that `ranks` keep, where some are asked for."""
-
-    pair: Pair
-    threshold: float
-    measure: Measure = field(default_factory=lambda: BY_NAME["k"])
-    side: Side = Side.A
-    thresholds: tuple[float, ...] = THRESHOLDS
-    ranks: KeptRanks | None = None
-    contrast: Contrast = Contrast.FIXED
-
-    def number(self, p: Projection) -> float | None:
-        """The number, None where it is not known (yet), or nothing is known of it."""
-        return None if self.bound(p) == UNKNOWN else self._value(self.measure, p)
-
-    def numbers(self, group: NumberGroup) -> Values:
-        """The numbers of a group as an array, NaN where one is not known (yet)."""
-        found = self._values(self.measure, group)
-        if self.side is Side.RATIO and self.measure.may_be_bound:
-            found[[self.bound(p) == UNKNOWN for p in group.members]] = nan
-        return found
-
-    def knows_any(self, projections: Sequence[Projection]) -> bool:
-        """Whether the number of any of them is known."""
-        if not self.pair.has_spectra:
-            return False
-        from numpy import isnan  # the first screen does without
-
-        return not isnan(self.numbers(self.pair.group(projections))).all()
-
-    def tones(self, group: NumberGroup) -> Values:
-        """The same of what the shades are of."""
-        by = self.measure.shaded_by
-        return self._values(BY_NAME[by], group) if by and self.side is not Side.RATIO else self.numbers(group)
-
-    def text(self, p: Projection) -> str:
-        """The number as text, "" where it is not known (yet), with its `sign` and its `bound`: `> 1.2e+06`; the bound
-        alone where nothing is known of it."""
-        number, bound = self.number(p), self.bound(p)
-        if number is None:
-            return bound if bound == UNKNOWN else ""
-        return f"{self.sign(p)}{bound}{' ' if bound else ''}{self.written(number)}"
-
-    def sign(self, p: Projection) -> str:
-        """What stands before the number where it is a ratio of two shapes, else ""."""
-        return UNEQUAL if self.side is Side.RATIO and self.pair.differs_in_shape(p) else ""
-
-    def shape(self, p: Projection) -> str:
-        """The shape on the lens's side, where it has one there; of a ratio both where they are not the same."""
-        if self.sign(p):
-            return f"{_shape(self.pair.ours(p))} {UNEQUAL} {_shape(self.pair.partner(p))}"
-        _, there = self.session(p)
-        return _shape(there or p)
-
-    def written(self, number: float) -> str:
-        """A number of this measure and side as text: how much two models differ shows in the third digit, unless
-        they are far apart in what spans many decades."""
-        is_near = self.measure.digits is not None or 1 / _FAR <= number < _FAR
-        return f"{number:.3f}" if self.side is Side.RATIO and is_near else self.measure.written(number)
-
-    def bound(self, p: Projection) -> str:
-        """`>` where the number is only known to be larger than the one given, `<` where smaller, of counts `>=` and
-        `<=`, UNKNOWN where either may be, else "".
-
-        A's and B's are lower bounds. So is B/A where B's is one; where A's is one, B/A is an upper bound; of both
-        nothing follows.
-        """
-        if not self.measure.may_be_bound:
-            return ""
-        second = self.pair.second
-        ours = None if self.side is Side.B else self.pair.ours(p)
-        partner = None if self.side is Side.A else self.pair.partner(p)
-        a = ours is not None and self.measure.is_bound(self.pair.first, ours)
-        b = second is not None and partner is not None and self.measure.is_bound(second, partner)
-        if self.side is Side.RATIO:
-            found = UNKNOWN if a and b else "<" if a else ">" if b else ""
-        else:
-            found = ">" if a or b else ""
-        return f"{found}=" if found in ("<", ">") and self.measure.digits == 0 else found
-
-    def is_bound(self, p: Projection) -> bool:
-        """Whether the number is only a bound; of a ratio, whether either of its two is one."""
-        return bool(self.bound(p))
-
-    def tone(self, p: Projection) -> float | None:
-        """What the shade is of: the number itself, or that of another measure."""
-        by = self.measure.shaded_by
-        return self._value(BY_NAME[by], p) if by and self.side is not Side.RATIO else self.number(p)
-
-    @property
-    def is_rank(self) -> bool:
-        """Whether the numbers are ranks: whole, and not held against anything."""
-        return self.measure.digits == 0 and self.side is not Side.RATIO
-
-    @property
-    def limits(self) -> tuple[float, ...] | None:
-        """Where the shade changes; None: spread over what there is."""
-        if self.contrast is not Contrast.FIXED:
-            return None
-        if self.side is Side.RATIO:
-            return MODELS_LIMITS
-        return BY_NAME[self.measure.shaded_by or self.measure.name].limits
-
-    @property
-    def diverges(self) -> bool:
-        """Whether shades part at 1: not where they are spread over what there is, which may lie on one side of it."""
-        if self.contrast is not Contrast.FIXED:
-            return False
-        return self.side is Side.RATIO or BY_NAME[self.measure.shaded_by or self.measure.name].diverges
-
-    @property
-    def shade_title(self) -> str:
-        """What the shade is of, where it is another measure than the number: `k90/k0`; else ""."""
-        by = self.measure.shaded_by
-        return BY_NAME[by].titled(self.threshold) if by and self.side is not Side.RATIO else ""
-
-    @property
-    def heading(self) -> str:
-        """The measure at the threshold, `k90`; of moments about the mean `k90 centred`, which no number is without."""
-        is_centred = self.pair.weighting == CENTRED_NAME and not (self.measure.said or self.measure.name == "k*")
-        return f"{self.measure.titled(self.threshold)}{f' {CENTRED_NAME}' * is_centred}"
-
-    @property
-    def formula(self) -> str:
-        """What the number is, as a formula."""
-        text = self.measure.explained(self.threshold, self.pair.weighting)
-        name = self.measure.titled(self.threshold)
-        return f"B's / A's; {name}: {text}" if self.side is Side.RATIO else text
-
-    @property
-    def title(self) -> str:
-        """`k90`, `k90/k0 of B`, `stable B/A`; under a weighting `k90 norm`, `k90/k0 imatrix of B`."""
-        name = " ".join(filter(None, [self.measure.titled(self.threshold), self.pair.shown_as]))
-        return name if self.pair.second is None else f"{name} {'' if self.side is Side.RATIO else 'of '}{self.side}"
-
-    @property
-    def greyed_above(self) -> float | None:
-        """From where on a number says that factoring saves nothing; None: it says nothing of that."""
-        return self.measure.greyed_above if self.side is not Side.RATIO else None
-
-    def is_greyed(self, p: Projection) -> bool:
-        """Whether the number says that factoring saves nothing."""
-        number, above = self.number(p), self.greyed_above
-        return above is not None and number is not None and number > above
-
-    def session(self, p: Projection) -> tuple[Session, Projection | None]:
-        """Whose state a cell shows: the side's session and projection (None: it has none)."""
-        if self.pair.second is not None and self.side is Side.B:
-            return self.pair.second, self.pair.partner(p)
-        if self.pair.second is not None and self.side is Side.RATIO:
-            return self._behind(p)
-        return self.pair.first, self.pair.ours(p)
-
-    @property
-    def needs_values(self) -> bool:
-        """Whether its numbers are worked out from values that the store's tables do not keep."""
-        is_kept = self.threshold in THRESHOLDS and not self.pair.weighting
-        of_values = self.measure.from_values is not None or self.measure.needs_directions or self.measure.needs_ranks
-        return not is_kept or of_values
-
-    def unread(self) -> set[str]:
-        """Content keys, in the first model, of what `load` has something to read for."""
-        found: set[str] = set()
-        for session in self.pair.sessions:
-            unread = unread_ranks(session, self.threshold) | session.without_null_rank(self.threshold)
-            if self.measure.needs_twin:
-                unread |= session.twins_without_rank(self.threshold)
-            if session.weighting[0]:
-                unread |= session.without_null_rank(self.threshold)
-            if self.measure.needs_raw and self.threshold not in THRESHOLDS:
-                unread |= session.without_raw_rank(self.threshold)
-            if self.measure.needs_directions:
-                unread |= session.without_participation() & session.columns.rows.keys()
-            if self.measure.ranks is not None:
-                unread |= session.without_kept(self.measure.ranks)
-            if self.measure.from_values is not None:
-                unread |= session.without_facts() & session.columns.rows.keys()
-            found |= self.pair.known_as(session, unread)
-        return found
-
-    def look_up(self) -> None:
-        """Have the ranks at every threshold of the tables looked up, so that the next one is shown at once: of 45,000
-        each takes some 15 ms."""
-        for session in self.pair.sessions:
-            for threshold in self.thresholds:
-                BY_NAME["k"].numbers(session, threshold)
-
-    def load(self, projections: Iterable[Projection]) -> None:
-        """Bring into memory what the numbers need. Reads files."""
-        wanted = list(projections)
-        partners = [q for p in wanted if (q := self.pair.partner(p)) is not None]
-        for session, found in zip(self.pair.sessions, (wanted, partners), strict=False):
-            session.load_ranks(found, self.threshold)
-            session.load_null_ranks(found, self.threshold)
-            if self.measure.needs_raw:
-                session.load_ranks([p.parents[0] for p in found], self.threshold)
-            if self.measure.needs_twin:
-                session.load_ranks([flipped(p) for p in found], self.threshold)
-            if self.measure.needs_directions:
-                session.load_participations(found)
-            if self.measure.ranks is not None:
-                session.load_kept(found, self.measure.ranks)
-            if self.measure.from_values is not None:
-                session.load_facts(found, from_values())
-
-    def _behind(self, p: Projection) -> tuple[Session, Projection | None]:
-        """For a ratio: the side that is not stored yet, else the first."""
-        ours, partner = self.pair.ours(p), self.pair.partner(p)
-        assert self.pair.second is not None
-        if ours is None or partner is None:
-            return self.pair.first, None
-        is_here = self.pair.first.has(ours)
-        return (self.pair.second, partner) if is_here else (self.pair.first, ours)
-
-    def _value(self, measure: Measure, p: Projection) -> float | None:
-        ours, partner = self.pair.ours(p), self.pair.partner(p)
-        a = None if ours is None or self.side is Side.B else measure.number(self.pair.first, ours, self.threshold)
-        if self.pair.second is None or self.side is Side.A:
-            return a
-        b = None if partner is None else measure.number(self.pair.second, partner, self.threshold)
-        if self.side is Side.B:
-            return b
-        return b / a if a and b is not None else None
-
-    def _values(self, measure: Measure, group: NumberGroup) -> Values:
-        found = [
-            measure.numbers(session, self.threshold)[rows]
-            for session, rows in zip(self.pair.sessions, group.rows, strict=True)
-        ]
-        if len(found) == 1 or self.side is Side.A:
-            return found[0]
-        return found[1] if self.side is Side.B else divided(found[1], found[0])
-
-
-def _shape(p: Projection | None) -> str:
-    """`576x1536`, "-" of what has none."""
+def shape_of(p: Projection | None) -> str:
+    """`576x1536`, "-" without a shape."""
     return f"{p.rows}x{p.cols}" if p is not None and p.rows else "-"

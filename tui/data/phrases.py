@@ -1,4 +1,4 @@
-"""Words that are said of stored models too: no model need be opened for them."""
+"""Texts that are needed for stored models too, without opening one."""
 
 from __future__ import annotations
 

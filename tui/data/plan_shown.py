@@ -1,4 +1,4 @@
-"""A plan in the explorer: what a user asks for, what it takes to make it, and what is shown. Imports no numpy."""
+"""A plan in the explorer: what a user wants, what has to be computed for it, and the result. Imports no numpy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PlanWish:
-    """A plan that a user asks for, as the options of `rankscope plan` say it; `pattern` is a filter, "" for none."""
+    """A plan that a user wants, in terms of the options of `rankscope plan`; `pattern` is a filter, "" for none."""
 
     cut: float
     of: Scope = "projections"
@@ -36,18 +36,18 @@ class PlanWish:
 
 
 class Plannable:
-    """The projections of a model that a plan is asked for, under a weighting, with their spectra or without.
+    """The projections of a model to be planned, under a weighting, whether computed or not.
 
-    `states` are what has to be computed for it; `notes` what a user has to know of it.
+    `states` have to be computed for the plan; `notes` are what a user has to know about it.
     """
 
     def __init__(
         self, session: Session, wish: PlanWish, weigh: Callable[[Callable[[str], None]], Weighting | None]
     ) -> None:
-        """`weigh` gives the weighting, and tells lines that a user should know. Reads files.
+        """`weigh` returns the weighting, and calls its argument with lines that a user should know. Reads files.
 
         Raises:
-            InputError: the filter names nothing, the weighting cannot be had, or no plan is as small.
+            InputError: the filter matches nothing, the weighting cannot be read, or no plan is small enough.
         """
         from rankscope.engine.plan.hull import RankGrid
 
@@ -59,8 +59,8 @@ class Plannable:
         wanted = [p for p in find(tree.projections, wish.pattern) if p.rows] if wish.pattern else tree.scanned()
         projections = planned_of(wanted)
         if not projections:
-            asked = f"no matrix of weights matches {printable(wish.pattern)!r}" if wish.pattern else "no matrix in it"
-            raise InputError(f"there is nothing to plan: {asked}")
+            reason = f"no matrix of weights matches {printable(wish.pattern)!r}" if wish.pattern else "no matrix in it"
+            raise InputError(f"there is nothing to plan: {reason}")
         chosen = weigh(notes.append)
         weighting = None if chosen is None else pooled(chosen, model, projections)
         self.session, self.wish = session, wish
@@ -75,7 +75,7 @@ class Plannable:
 
     @property
     def missing(self) -> list[Projection]:
-        """Those of the states that a scan would compute: not stored, and in the sample of experts."""
+        """The states that a scan would compute: not stored, and in the sample of experts."""
         return [p for p in self.session.sampled(self.states) if p.problem is None and not self.session.has(p)]
 
     @cached_property
@@ -87,10 +87,10 @@ class Plannable:
         )
 
     def plan(self, cut: float) -> ShownPlan:
-        """The plan at a cut. The first reads all spectra, the others read nothing.
+        """The plan at a cut. The first call reads all spectra, later ones read nothing.
 
         Raises:
-            InputError: none is as small, or nothing is stored.
+            InputError: no plan is small enough, or nothing is stored.
         """
         planned = self._planner.plan(cut, self.wish.of, self.wish.uniform)
         rows = planned.plan.rows
@@ -100,7 +100,7 @@ class Plannable:
 
 @dataclass(frozen=True, slots=True)
 class ShownPlan:
-    """A plan as it is shown: its `rows` by content key of the matrix, and the same with the least energy first."""
+    """A plan to show: its `rows` by content key of the matrix, and the same rows, least energy first."""
 
     wish: PlanWish
     planned: Planned
@@ -108,12 +108,12 @@ class ShownPlan:
     worst: Sequence[PlanRow]
 
     def row(self, p: Projection) -> PlanRow | None:
-        """What becomes of a projection, in whatever state it is shown; None where it is not planned."""
+        """The row of a projection in any state; None if it is not planned."""
         return self.rows.get(p.parents[0].key)
 
     @property
     def title(self) -> str:
-        """What it is, for the border of its map."""
+        """The title in the border of its map."""
         wish, plan = self.wish, self.planned.plan
         whole = "all parameters stored" if wish.of == "total" else "the parameters"
         parts = [f"ranks at a cut of {percent(wish.cut)} % of {whole}"]
@@ -123,7 +123,7 @@ class ShownPlan:
         return printable(", ".join([*parts, *([plan.weighting.name] if plan.weighting else [])]))
 
     def lines(self) -> Iterator[str]:
-        """What it comes to, in lines."""
+        """The summary, line by line."""
         planned, plan = self.planned, self.planned.plan
         cut = planned.sizes.parameters - plan.parameters
         for name, whole in (("of the projections", planned.sizes.parameters), ("of all stored", planned.sizes.stored)):

@@ -1,4 +1,4 @@
-"""Ranks for a budget of a model's projections, from what is stored of them: what a command and the explorer ask for."""
+"""Ranks for a parameter budget from the stored spectra of a model's projections, for the command and the explorer."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _BATCH = 256
 
 
 def planned_of(projections: Iterable[Projection]) -> list[Projection]:
-    """Which of these are planned: the first of all that share a tensor, which is stored once; and no whole numbers, as
-    positions and masks are, or as other programs pack weights of shapes that are not known, and no products of factors.
-    """
+    """The projections among these that can be planned: the first of those that share a tensor, which is stored once.
+    Integer tensors are left out (positions and masks, or weights packed by other programs with unknown shapes), and
+    products of factors."""
     found: dict[str, Projection] = {}
     for p in projections:
         if (p.dtype not in WHOLE or p.dequantisation) and not p.is_product:
@@ -46,10 +46,10 @@ def planned_of(projections: Iterable[Projection]) -> list[Projection]:
 
 
 def states_of(model: Model, weighting: Weighting | None, projections: Sequence[Projection]) -> list[Projection]:
-    """These projections of a model under a weighting, None for none: what has to be computed for a plan.
+    """These projections under a weighting (None: none), which have to be computed for a plan.
 
     Raises:
-        InputError: it has second moments of none of them.
+        InputError: it has second moments for none of them.
     """
     if weighting is None:
         return list(projections)
@@ -58,16 +58,16 @@ def states_of(model: Model, weighting: Weighting | None, projections: Sequence[P
 
 
 def parameters_stored(checkpoint: Checkpoint) -> int:
-    """How many parameters a checkpoint stores: of quantised matrices those that they stand for, tied tensors once,
-    whole numbers and masks not at all."""
+    """The number of parameters that a checkpoint stores: for quantised matrices those that they represent, tied tensors
+    once, integers and masks not at all."""
     counted = (t for t in checkpoint.tensors if t.scheme is not None or t.dtype not in WHOLE)
     return sum({(t.file, t.begin, t.end): math.prod(t.shape) for t in counted}.values())
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSizes:
-    """How many parameters projections have: as they are, in the smallest plan, where those that are `kept` stay as they
-    are; and how many the model stores, None where its files are not at hand."""
+    """The number of parameters of projections, as they are and in the smallest plan, in which those that are `kept`
+    stay as they are; and of the whole model, None if its files are not at hand."""
 
     parameters: int
     smallest: int
@@ -75,17 +75,17 @@ class PlanSizes:
 
     @classmethod
     def of(cls, model: Model, states: Iterable[Projection], grid: RankGrid, kept: Collection[str]) -> PlanSizes:
-        """Of projections of a model; `kept` are addresses."""
+        """The sizes for projections of a model; `kept` are addresses."""
         costs = [(points_of(p.rows, p.cols, grid).costs, p.address in kept) for p in states]
         smallest = sum(int(cost[-1 if is_kept else 0]) for cost, is_kept in costs)
         stored = None if model.checkpoint is None else parameters_stored(model.checkpoint)
         return cls(sum(int(cost[-1]) for cost, _ in costs), smallest, stored)
 
     def budget(self, cut: float, of: Scope) -> int:
-        """How many parameters the projections may have, so that at least this share goes of theirs or of all stored.
+        """The number of parameters left to the projections after cutting this share of theirs, or of all stored ones.
 
         Raises:
-            InputError: no plan is as small, or it is not known how many parameters are stored.
+            InputError: no plan is as small, or the number of stored parameters is unknown.
         """
         whole = self.parameters if of == "projections" else self.stored
         if whole is None:
@@ -106,8 +106,9 @@ class PlanSizes:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan, and what it is held against: the mean energy that its projections keep, and that they would keep with
-    the same share of parameters each. `refused` are those that stay as they are for want of a spectrum, with why."""
+    """A plan, the mean energy that its projections keep, and for comparison the one that they would keep with the
+    same share of parameters each. `refused` are those that stay as they are because they have no spectrum, with the
+    reason."""
 
     plan: Plan
     energy: float
@@ -117,10 +118,10 @@ class Planned:
 
 
 class Planner:
-    """Plans of the same projections for any cut. Making one reads their spectra, once; a plan reads nothing.
+    """Plans for the same projections with any cut. The constructor reads their spectra; a plan reads nothing.
 
-    `states` are those of states_of under `weighting`, for what planned_of gives; `known` has spectra of them stored.
-    Where it has none, `reasons` says why by key.
+    `states` are those of states_of under `weighting`, for the projections of planned_of; `known` has their stored
+    spectra. Where there is none, `reasons` tells why by key.
     """
 
     def __init__(
@@ -148,10 +149,10 @@ class Planner:
         self._allocator = Allocator([replace(c, weight=weights[a]) for a, c in curves.items()], grid)
         self._kept = sum(p.rows * p.cols for p in states if p.address in self.refused)
         self.sizes = PlanSizes.of(self._model, states, grid, self.refused.keys())
-        self._said = self._weighting_said()
+        self._plan_weighting = self._plan_weighting_of()
 
     def _read(self, known: Known) -> tuple[dict[str, TailCurve], dict[str, float]]:
-        """The tails of all that is stored, and whole energies, by address."""
+        """The tails and the total energy of each stored spectrum, by address."""
         curves: dict[str, TailCurve] = {}
         energies: dict[str, float] = {}
         stored = [p for p in self._states if p.problem is None and known.has(p)]
@@ -166,7 +167,7 @@ class Planner:
         return curves, energies
 
     def _weights(self, states: Sequence[Projection], energies: Mapping[str, float]) -> dict[str, float]:
-        """What the tail of each counts, by address."""
+        """The weight of each tail, by address."""
         counts = {p.address: 1.0 if self._objective == "relative" else float(p.rows * p.cols) for p in states}
         if self._objective == "absolute":
             counts = {p.address: energies[p.address] for p in states}
@@ -183,7 +184,7 @@ class Planner:
                 counts[address] *= seen / mean if mean > 0 else 0.0
         return counts
 
-    def _weighting_said(self) -> PlanWeighting | None:
+    def _plan_weighting_of(self) -> PlanWeighting | None:
         if self._weighting is None:
             return None
         is_pooled = isinstance(self._weighting, PooledWeighting)
@@ -203,7 +204,7 @@ class Planner:
         plan = Plan(
             self._model.name,
             (self._model.checkpoint.commit or None) if self._model.checkpoint else None,
-            self._said,
+            self._plan_weighting,
             self._objective,
             self._grid.cost,
             uniform,
@@ -220,7 +221,7 @@ class Planner:
         return Planned(plan, energy, uniform_energy, self.sizes, self.refused)
 
     def _rows(self, found: Allocation) -> Iterable[PlanRow]:
-        """In the order of the model."""
+        """The rows of a plan in the order of the model."""
         ranks, energies, parameters = found.ranks.tolist(), found.energies.tolist(), found.parameters.tolist()
         for p in self._states:
             raw, place = p.parents[0], self._planned.get(p.address)
@@ -232,6 +233,6 @@ class Planner:
 
 
 def _energy(values: Values) -> float:
-    """The sum of squares, infinite where that is too large for a float."""
+    """The sum of squares; infinite if it is too large for a float."""
     with np.errstate(over="ignore"):
         return float(values @ values)

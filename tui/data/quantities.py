@@ -1,4 +1,4 @@
-"""A number of a projection, asked for one projection or for all of a model at once."""
+"""Numbers of a projection, to be read for one projection or for all of a model at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from .session import Session
 
 Value = Callable[["Session", Projection, float], float | None]
-"""The number of a projection of a session at a threshold; None where it is not known (yet), or does not exist."""
+"""The number of a projection of a session at a threshold; None if it is not known (yet), or does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A `Value` that can be asked for all at once too: `of_all` gives what `Columns.of_keys` does. `twins`: whether it
-    is other where a twin with random signs is."""
+    """A `Value` that can also be read for all projections at once: `of_all` returns an array as `NumberColumns.of_keys`
+    does. `twins`: whether it depends on twins with random signs."""
 
     of: Value
     of_all: Callable[[Session, float], Values]
@@ -32,13 +32,13 @@ class Quantity:
         return self.of(session, p, threshold)
 
     def numbers(self, session: Session, threshold: float) -> Values:
-        """The numbers of all projections of a session, as its columns keep them."""
+        """The numbers of all projections of a session, one per row of `session.columns`."""
         every, one = partial(self.of_all, session, threshold), lambda p: self.of(session, p, threshold)
         return session.columns.kept((self, threshold), every, one, twins=self.twins)
 
 
 def by_shape(of: Value) -> Quantity:
-    """Of a number that depends on the shape and the threshold alone."""
+    """A number that depends only on shape and threshold."""
 
     def of_all(session: Session, threshold: float) -> Values:
         return session.columns.by_shape(lambda p: of(session, p, threshold))
@@ -56,7 +56,7 @@ def stored(name: str) -> Quantity:
 
 
 def rank_over(below: Quantity) -> Quantity:
-    """The threshold rank over something else; none where that is 0."""
+    """The threshold rank over another number; none if that is 0."""
 
     def of(session: Session, p: Projection, threshold: float) -> float | None:
         above, under = session.rank(p, threshold), below(session, p, threshold)
@@ -69,8 +69,8 @@ def rank_over(below: Quantity) -> Quantity:
 
 
 def divided(above: Values, below: Values) -> Values:
-    """above / below; NaN where below is 0, as where there is no number, infinite where it has no float."""
-    import numpy as np  # the first screen does without
+    """above / below; NaN if below is 0 or either is missing, infinite if no float is so large."""
+    import numpy as np  # not needed for the first screen
 
     found = np.full_like(above, np.nan)
     with np.errstate(over="ignore"):
@@ -87,7 +87,7 @@ FLIPPED_RANK = Quantity(
     lambda session, threshold: session.columns.of_keys(session.ranks_of_twins(threshold)),
     twins=True,
 )
-"""That of the twin with random signs, for the projection."""
+"""The threshold rank of a projection's twin with random signs."""
 
 
 def _raw_rank(session: Session, p: Projection, threshold: float) -> float | None:
@@ -100,24 +100,24 @@ RAW_RANK = Quantity(
         {p.key: _raw_rank(session, p, threshold) for p in session.columns.projections}
     ),
 )
-"""That of the matrix as it is, of a projection under a weighting or in the fixed gauge."""
+"""The threshold rank of the unmodified matrix, for a projection under a weighting or in the fixed gauge."""
 PARTICIPATION = Quantity(
     lambda session, p, _: session.participations.number(p),
     lambda session, _: session.columns.of_keys(
         {p.key: session.participations.number(p) for p in session.columns.projections}
     ),
 )
-"""How many outputs carry the first direction, of what has its directions stored."""
+"""The number of outputs that carry the first direction, if directions are stored."""
 IS_STORED = Quantity(
     lambda session, p, _: None if session.entry(p) is None else 1.0,
     lambda session, _: session.columns.of_keys(dict.fromkeys(session.stored_keys, 1.0)),
 )
-"""1 of what has a stored spectrum."""
+"""1 if a spectrum is stored."""
 
 
 def unread_ranks(session: Session, threshold: float) -> set[str]:
-    """The keys of the projections whose rank at a threshold only the stored values tell so far."""
-    import numpy as np  # the first screen does without
+    """The keys of projections whose rank at a threshold has yet to be computed from stored values."""
+    import numpy as np  # not needed for the first screen
 
     lacking = np.isnan(RANK.numbers(session, threshold)) & ~np.isnan(IS_STORED.numbers(session, 0.0))
     return {session.columns.projections[row].key for row in np.flatnonzero(lacking)}

@@ -1,4 +1,4 @@
-"""What keeping k components means, as columns of the metric table."""
+"""The effect of keeping k components, as columns of the metric table."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from rankscope.engine import metrics
 from rankscope.engine.spectrum import Projection, Values
 
 from .kept_ranks import KeptRanks
+from .lens import Lens
 from .measures import Measure
-from .pair import Lens
 from .session import Session
 from .table_rows import Field, field_of
 
 ColumnNumbers = dict[str, tuple[float | None, ...]]
-"""By content key, in the order of the columns; None where there is no such number."""
+"""By content key, in the order of the columns; None if there is no such number."""
 _BATCH = 256
 
 
 def fields_at(lens: Lens, ranks: KeptRanks, projections: Iterable[Projection]) -> tuple[Field, ...]:
-    """sigma_k, energy and relative error of the best approximation of rank k, and what its factors hold; where roles
-    have ranks of their own, k too. Reads files, a batch at a time: the values of a whole model need not be in memory.
-    """
+    """sigma_k, energy and relative error of the best approximation of rank k, and the size of its factors; with
+    separate ranks for roles also k. Reads files in batches: the values of a whole model need not fit in memory."""
     known: ColumnNumbers = {}
     wanted = [(session, p) for q in projections for _, session, p in lens.pair.curves(q, lens.side)]
     for session in lens.pair.sessions:

@@ -1,4 +1,4 @@
-"""What the views show as flat records, for CSV: numbers as they are, None where there is none."""
+"""The contents of views as flat records, for CSV: plain numbers, None for missing ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from rankscope.engine.spectrum import Derived, Projection, Values
 
 from .gauged_model import orders
 from .grid import Grid, OfSeries, Row
+from .lens import Lens
 from .measures import FILE_MEASURES, SAID_MEASURES
-from .pair import Lens, Side
+from .pair import Side
 from .spread import median_of
 from .table_rows import Field
 from .wording import percent
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 
 def of_rows(fields: Sequence[Field], projections: Iterable[Projection]) -> Iterator[dict[str, object]]:
-    """The metric table and FILE_MEASURES: a record a projection. Measures that depend on a threshold are at
-    `threshold`; what is only a bound is marked as one, a ratio if either of its two is."""
+    """The metric table and FILE_MEASURES, one record per projection. Measures that depend on a threshold are at
+    `threshold`; a number that is only a bound is marked, a ratio if either of its two numbers is one."""
     lens = next(field.lens for field in reversed(fields) if field.lens is not None)
     numbers = [field for field in fields if field.lens is not None]
     bounds = {f.name: f.lens for f in numbers if f.lens is not None and f.lens.measure.may_be_bound}
@@ -43,8 +44,8 @@ def of_rows(fields: Sequence[Field], projections: Iterable[Projection]) -> Itera
 
 
 def of_cells(lenses: Sequence[Lens], projections: Iterable[Projection]) -> Iterator[dict[str, object]]:
-    """The heatmap: a record a projection, a number a lens, named `k90` or `k/k0_90` by its threshold; of the energy
-    that ranks keep the rank too."""
+    """The heatmap, one record per projection with one number per lens, named `k90` or `k/k0_90` after its threshold;
+    with the energy at a rank comes the rank."""
     for p in projections:
         numbers = {_name(lens): _plain(lens.number(p)) for lens in lenses}
         ranks = lenses[0].measure.ranks
@@ -52,7 +53,7 @@ def of_cells(lenses: Sequence[Lens], projections: Iterable[Projection]) -> Itera
 
 
 def of_ranks(rows: Iterable[PlanRow]) -> Iterator[dict[str, object]]:
-    """A plan: a record a projection, no rank where it stays as it is."""
+    """A plan, one record per projection, without a rank if it stays as it is."""
     for row in rows:
         yield {
             "address": row.address,
@@ -66,7 +67,7 @@ def of_ranks(rows: Iterable[PlanRow]) -> Iterator[dict[str, object]]:
 
 
 def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]:
-    """The layers view: a record a point, which is the median of experts where there are several."""
+    """The layers view, one record per point, which is the median if there are several experts."""
     for lens in lenses:
         for column in grid.columns:
             for row in grid.rows:
@@ -89,7 +90,7 @@ def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]
 
 
 def of_orders(lens: Lens, grid: Grid) -> Iterator[dict[str, object]]:
-    """How far the order of the layers outlives fixing the gauge: a record a role. Reads files."""
+    """How similar the order of the layers is in both gauges, one record per role. Reads files."""
     for order in orders(lens, grid):
         yield {
             "block": order.column.block,
@@ -104,8 +105,8 @@ def of_orders(lens: Lens, grid: Grid) -> Iterator[dict[str, object]]:
 
 
 def of_curves(curves: Iterable[Curve], values: Iterable[Values]) -> Iterator[dict[str, object]]:
-    """Spectra and their energy: a record a singular value; `curve` is the label of its curve."""
-    from rankscope.engine import metrics  # numpy: the explorer's first paint does without
+    """Spectra and their energy, one record per singular value; `curve` is the label of its curve."""
+    from rankscope.engine import metrics  # numpy: not needed for the explorer's first screen
 
     for (label, session, p), sigmas in zip(curves, values, strict=True):
         entry = session.entry(p)
@@ -126,9 +127,9 @@ _OF_EXPERTS: dict[str, Callable[[Sequence[float]], float]] = {"median": median_o
 
 
 def _place(lens: Lens, p: Projection) -> dict[str, object]:
-    """Which projection of which model, and where it stands."""
+    """The model, projection and place of a record."""
     session, there = lens.session(p)
-    measured = p if lens.side is Side.RATIO else there or p  # of a ratio the first model's
+    measured = p if lens.side is Side.RATIO else there or p  # for a ratio the first model's
     of_model, inside = _in_series(p)
     return {
         "address": p.address,
@@ -165,7 +166,7 @@ def _of_layer(row: Row, cell: Sequence[Projection]) -> dict[str, object]:
 
 
 def _said(lens: Lens, cell: Sequence[Projection]) -> dict[str, object]:
-    """What the file of the weighting says of the projection of a cell; None of several."""
+    """The facts that the file of the weighting has about the only projection of a cell; None for several."""
     of = [replace(lens, measure=measure) for measure in SAID_MEASURES if lens.pair.says(measure.said)]
     if lens.side is Side.RATIO:
         return {}
@@ -198,7 +199,7 @@ def _name(lens: Lens) -> str:
 
 
 def _plain(number: float | None) -> float | None:
-    """Whole numbers without a point; what is not finite is none."""
+    """Whole numbers as int; None for what is not finite."""
     if number is None or not math.isfinite(number):
         return None
     return int(number) if float(number).is_integer() else number

@@ -1,4 +1,4 @@
-"""Ranks to hold others against, drawn across the layers view."""
+"""Reference ranks, drawn as lines across the layers view."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ReferenceLine:
-    """A rank drawn across the layers view; `role`: of which role ("query", ...), "" for no one. Without that role the
-    first of STANDS_FOR that is drawn has it."""
+    """A rank drawn across the layers view; `role` is the role that it belongs to ("query", ...), "" for none. If that
+    role is not drawn, it belongs to the first of STANDS_FOR that is."""
 
     name: str
     rank: float
@@ -16,8 +16,8 @@ class ReferenceLine:
 
 
 KEY_VALUE = "key_value"
-"""Keys and values as one matrix, of which MLA keeps one factor."""
+"""Keys and values as one matrix; MLA caches the output of one of its factors."""
 STANDS_FOR = {KEY_VALUE: ("kv_a", "kv")}
-"""Roles that are as good as another."""
+"""Roles that may replace another one."""
 MLA_LINES = (ReferenceLine("q_lora_rank", 1536, "query"), ReferenceLine("kv_lora_rank", 512, KEY_VALUE))
 """The ranks that DeepSeek-V2 chose for its MLA (arXiv 2405.04434)."""

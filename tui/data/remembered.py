@@ -1,4 +1,4 @@
-"""What the explorer remembers of a model until it is opened again: taken from its state, as JSON, and shown again."""
+"""The explorer's memory of how a model was last shown: taken from its state, saved as JSON, and shown again."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .state import ExplorerState
 from .views import BY_KEY, View, ViewPlace
 
 VERSION = 1
-"""Of what `written` writes."""
-_MOST = 4096
-_OF_THE_MOMENT = (View.PLAN, View.DELTA)
-"""Views of what is not remembered: they would have nothing to show."""
-"""Characters of a text: none that is longer was written by us."""
+"""The version of the JSON that `written` returns."""
+_MOST_CHARACTERS = 4096
+_NOT_REMEMBERED = (View.PLAN, View.DELTA)
+"""Views that are not remembered: their content is not saved, so they would be empty."""
+"""Characters of a text; a longer one was not written by this program."""
 
 
 class UnreadableError(ValueError):
-    """What is no memory of ours; the text says what is wrong with it. `is_newer`: a later version left it."""
+    """The data is no valid memory; the text tells what is wrong with it. `is_newer`: a later version wrote it."""
 
     def __init__(self, why: str, *, is_newer: bool = False) -> None:
         super().__init__(why)
@@ -36,10 +36,10 @@ class UnreadableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """How a model was looked at last; views as keys of data.views, projections by their addresses.
+    """How a model was last shown; views as keys of data.views, projections by their addresses.
 
     `row` is tower and layer, `column` block and role of the selection, `block` and `single` the rest of it. `stored` is
-    name and label of a weighting whose file is not at hand, of which spectra are stored.
+    name and label of a weighting whose file is not at hand but whose spectra are stored.
     """
 
     pane: int = View.TREE
@@ -66,7 +66,7 @@ class Remembered:
 
     @classmethod
     def of(cls, state: ExplorerState, shown: Offer) -> Remembered:
-        """How a model is looked at now, under a weighting and in a gauge."""
+        """How a model is shown now, under a weighting and in a gauge."""
         at, stored = state.selection, shown.stored
         return cls(
             state.pane,
@@ -94,18 +94,18 @@ class Remembered:
 
     @property
     def offer(self) -> Offer | None:
-        """The weighting and the gauge; None for the weights as they are."""
+        """The weighting and the gauge; None for unmodified weights."""
         is_raw = self.weighting == NONE and self.stored is None and not self.fixed
         return None if is_raw else Offer(self.weighting, "", self.stored, self.fixed)
 
     def written(self, **about: str) -> bytes:
-        """As JSON; `about` are words beside it."""
+        """The memory as JSON; `about` are further fields."""
         view = {f.name: getattr(self, f.name) for f in fields(self)}
         return json.dumps({"version": VERSION, **about, "view": view}, indent=1).encode()
 
     def show(self, state: ExplorerState) -> str:
-        """Look at the model so again, as far as it has what was looked at; a sentence that says so where only a part of
-        the model is shown, else ""."""
+        """Show the model in this way again, as far as possible; return a sentence if only a part of the model is shown,
+        else ""."""
         if self.pattern and find(state.session.model.every, self.pattern):
             state.set_filter(self.pattern)
         measure = next((m for m in units(state.pair.shown_as) if m.name == self.unit), state.lens.measure)
@@ -128,13 +128,13 @@ class Remembered:
         state.axes, state.relative = self.axes, self.relative
         state.changed(Change.AXES)
         for key in (self.top, self.chart, self.pane):
-            if key in BY_KEY and key not in _OF_THE_MOMENT:
+            if key in BY_KEY and key not in _NOT_REMEMBERED:
                 state.show(key)
-        if self.came_from in BY_KEY and self.came_from not in _OF_THE_MOMENT:
+        if self.came_from in BY_KEY and self.came_from not in _NOT_REMEMBERED:
             state.came_from = self.came_from
 
     def _select(self, state: ExplorerState, projections: Mapping[str, Projection]) -> None:
-        """What was selected, where it is shown."""
+        """Restore the selection if it is shown."""
         row = Row(*self.row) if self.row is not None else None
         column = Column(*self.column) if self.column is not None else None
         single = projections.get(self.single) if self.single is not None else None
@@ -146,10 +146,10 @@ class Remembered:
 
 
 def read(data: bytes) -> Remembered:
-    """What `written` wrote.
+    """Read what `written` returned.
 
     Raises:
-        UnreadableError: it is something else, or of a later version.
+        UnreadableError: it is something else, or from a later version.
     """
     try:
         found = json.loads(data)
@@ -171,7 +171,7 @@ Check = Callable[[Any], bool]
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= _MOST
+    return isinstance(value, str) and len(value) <= _MOST_CHARACTERS
 
 
 def _is_count(value: Any) -> bool:

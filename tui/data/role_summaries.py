@@ -1,4 +1,4 @@
-"""Two models role by role, whatever their layers are: how few, how many in the middle, and how many at most."""
+"""Two models compared role by role, whatever their layers: smallest number, median and largest."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from rankscope.engine.spectrum import Projection
 
 from .grid import Column, make_grid
-from .pair import Lens, Pair
+from .lens import Lens
+from .pair import Pair
 from .spread import known, middle_of
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of one role in one model: layers that it has, projections whose number is known, and how these numbers spread."""
+    """One role in one model: its number of layers, of projections with known numbers, and the spread of these
+    numbers."""
 
     layers: int
     known: int
@@ -25,7 +27,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class RoleSummary:
-    """One role of one tower, in both models; None where a model has no number of it."""
+    """One role of one tower, in both models; None where a model has no number for it."""
 
     tower: str
     column: Column
@@ -45,7 +47,7 @@ class RoleSummary:
 
 
 def role_summaries(lens: Lens, ours: Sequence[Projection], theirs: Sequence[Projection]) -> Iterator[RoleSummary]:
-    """Every role that either has, in the order of grids. Reads files."""
+    """Yield every role that either model has, in the order of grids. Reads files."""
     assert lens.pair.second is not None
     alone = (Lens(Pair(session), lens.threshold, lens.measure) for session in lens.pair.sessions)
     found = [dict(_spreads(one, members)) for one, members in zip(alone, (ours, theirs), strict=True)]
@@ -61,7 +63,7 @@ def role_summaries(lens: Lens, ours: Sequence[Projection], theirs: Sequence[Proj
 def records(
     lenses: Iterable[Lens], ours: Sequence[Projection], theirs: Sequence[Projection]
 ) -> Iterator[dict[str, object]]:
-    """A record a role and lens. Reads files."""
+    """Yield one record per role and lens. Reads files."""
     for lens in lenses:
         for role in role_summaries(lens, ours, theirs):
             yield {

@@ -1,7 +1,7 @@
-"""A series: several models, as checkpoints of one training, read as one whose layers are the models.
+"""A series: several models, for instance checkpoints of one training, read as one model whose layers they are.
 
-So every view has the models as its axis: a role of the series is that role over all layers of each model, until a
-filter names one projection, which is then shown by model.
+So every view has the models as its axis: a role of the series is that role over all layers of each model. A filter that
+names one projection shows that projection by model.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .grid import OfSeries
 from .model import Model, open_model
 
 MODEL = "model"
-"""What the models of a series are called whose names have no number."""
+"""The word for models of a series whose names have no number."""
 _LONGEST = 4300
-"""Digits of a number in a name that Python reads."""
+"""The most digits of a number in a name that Python can convert."""
 
 
 def is_series(names: Sequence[str]) -> bool:
-    """Whether what a user named is a series, and not one model."""
+    """Whether the names given by a user form a series and not one model."""
     return len(names) > 1 or any(map(is_pattern, names))
 
 
 def open_series(names: Sequence[str], root: Path) -> Model:
-    """The models of these names or patterns, of which only headers are read, or what is stored of them.
+    """Open the models with these names or patterns, reading only headers, or what is stored of them.
 
-    Their projections are addressed `step.1000.layers.3.attention.key` by the numbers in the models' names where these
-    differ, else `model.0.layers...` in the order in which they were named.
+    Their projections have addresses such as `step.1000.layers.3.attention.key`, by the numbers in the models' names if
+    these differ, else `model.0.layers...` in the order of the names.
 
     Raises:
-        InputError: one of them cannot be opened, or a pattern names nothing.
+        InputError: one of them cannot be opened, or a pattern matches nothing.
     """
     found = models_named(names)
     opened = [_opened(name, root) for name in found]
@@ -58,8 +58,8 @@ def open_series(names: Sequence[str], root: Path) -> Model:
 
 
 def numbered(labels: Sequence[str]) -> tuple[str, list[int]]:
-    """What the models are called, and the number of each: by the first number in their names that tells them apart, as
-    `step` and 1000 of `step1000-tokens4B`; else MODEL and their places."""
+    """The word for the models, and the number of each: from the first number that differs between their names, as
+    `step` and 1000 of `step1000-tokens4B`; else MODEL and their positions."""
     digits = [re.findall(r"\d+", label) for label in labels]
     for place in range(min(map(len, digits), default=0)):
         if any(len(found[place]) > _LONGEST for found in digits):
@@ -74,7 +74,7 @@ def numbered(labels: Sequence[str]) -> tuple[str, list[int]]:
 def _opened(name: str, root: Path) -> Model:
     model = open_model(name, root, Access.RANGES)
     if model.checkpoint is None and "@" in name and not Path(name).exists():
-        # What is stored of a repo does not tell whose revision it is.
+        # Stored spectra of a repo do not tell their revision.
         raise InputError(f"{printable(name)}: {model.reason}")
     return model
 

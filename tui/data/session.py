@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from rankscope.store.spectra import Entry
 
 CLOSE_SECONDS = 0.6
-"""How long leaving waits for the running projection before it is left."""
+"""How long closing waits for the running projection before it is abandoned."""
 
 
 class State(StrEnum):
-    """Where a projection stands; the texts are those of the JSON rows."""
+    """The state of a projection's computation; the texts are those of the JSON rows."""
 
     NOT_COMPUTED = "not computed"
     QUEUED = "queued"
@@ -49,10 +49,11 @@ class State(StrEnum):
 
 
 class Session(Known):
-    """The states of one model's projections, what is stored of them, and the engine that computes them.
+    """The states of one model's projections, their stored spectra, and the engine that computes them.
 
-    `apply` takes the engine's events; the caller decides on which thread, and it must be one only. `experts` of each
-    layer are computed, None: all. `others` are the checkpoints in which parents of derived projections lie, too.
+    `apply` takes the engine's events; the caller decides on which thread, and it must be only one. `experts` is the
+    number of experts per layer that are computed, None: all. `others` are further checkpoints that hold parents of
+    derived projections.
     """
 
     def __init__(
@@ -72,11 +73,11 @@ class Session(Known):
 
     @property
     def size(self) -> int:
-        """Bytes of all weights, 0 where they could not be opened."""
+        """Bytes of all weights, 0 if they could not be opened."""
         return self.model.checkpoint.bytes if self.model.checkpoint else 0
 
     def to_fetch(self, projections: Iterable[Projection]) -> int:
-        """Bytes that computing these takes from a server."""
+        """Bytes that have to be fetched from a server to compute these."""
         if self.model.checkpoint is None:
             return 0
         needed: dict[str, set[str]] = {}
@@ -89,11 +90,11 @@ class Session(Known):
         )
 
     def sampled(self, projections: Iterable[Projection]) -> list[Projection]:
-        """Which of these are to be computed: of the experts of a layer only some may be."""
+        """The projections among these that are to be computed: possibly only some experts of each layer."""
         return sample(projections, self.experts)
 
     def state(self, projection: Projection) -> State:
-        """Where a projection stands."""
+        """The state of a projection."""
         known = self._states.get(projection.key)
         if known is None:
             return State.STORED if projection.key in self._entries else State.NOT_COMPUTED
@@ -102,7 +103,7 @@ class Session(Known):
     def compute(
         self, projections: Iterable[Projection], *, urgent: bool = False, recompute: bool = False
     ) -> list[Projection]:
-        """Ask the engine for what is not stored; returns what it accepted.
+        """Hand the engine those that are not stored; return what it accepted.
 
         Raises:
             InputError: the weights could not be opened.
@@ -120,8 +121,8 @@ class Session(Known):
         return accepted
 
     def warm(self, projections: Iterable[Projection]) -> None:
-        """Have a GPU made ready where one of these can be computed and is not: a computed model leaves GPUs alone.
-        Returns at once."""
+        """Prepare a GPU if one of these can be computed and is not: GPUs stay unused for a computed model. Returns at
+        once."""
         missing = (p for p in projections if p.problem is None and self.state(p) is State.NOT_COMPUTED)
         if self.model.checkpoint is not None and (first := next(missing, None)) is not None:
             self._own_engine().warm(chain([first], missing))
@@ -133,7 +134,7 @@ class Session(Known):
             return self._engine
 
     def apply(self, events: Iterable[Event]) -> list[str]:
-        """Take the engine's events into the states; returns the keys that changed, in order."""
+        """Apply the engine's events to the states; return the keys that changed, in order."""
         from rankscope.store.spectra import entry_of
 
         changed: list[str] = []
@@ -168,11 +169,11 @@ class Session(Known):
         return list(dict.fromkeys(changed))
 
     def take(self, found: Mapping[str, Entry | None]) -> set[str]:
-        """Take in what `look` has found; the keys of which something else is stored than before."""
+        """Apply the result of `look`; return the keys whose stored spectrum has changed."""
         return {key for key, entry in found.items() if self._take(key, entry)}
 
     def _take(self, key: str, entry: Entry | None) -> bool:
-        """What another process has left of a key; whether that is other than before."""
+        """Apply what another process has left for a key; return whether that is a change."""
         held = self._entry(key)
         self._entries.pop(key, None)
         if entry is not None:
@@ -198,13 +199,13 @@ class Session(Known):
             self._engine.stop()
 
     def pause(self, is_paused: bool) -> None:
-        """Have the worker processes of this session stand still while it does, or go on."""
+        """Suspend the worker processes of this session, or resume them."""
         if self._engine is not None:
             self._engine.pause(is_paused)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Stop the engine and save what is finished; True if no thread is left running. `unsaved` is then how many
-        computed spectra a full disk had no room for."""
+        """Stop the engine and save what is finished; True if no thread is left running. Afterwards `unsaved` is the
+        number of computed spectra that found no room on a full disk."""
         ended = self._engine is None or self._engine.close(timeout)
         if self._store is not None:
             self.unsaved = self._store.close()

@@ -1,4 +1,4 @@
-"""What many numbers come to: their median, one far from it, half of the interquartile range, and their reach."""
+"""Summaries of many numbers: median, the number farthest from it, half of the interquartile range, and extent."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from rankscope.engine.spectrum import Values
 
 SPREAD_LIMITS = 5
 LEAST_SPREAD = 4
-"""Numbers below which a spread says nothing."""
+"""With fewer numbers a spread is meaningless."""
 FAR_SHARE, FAR_RANKS = 0.1, 2
-"""How far one of several must be from their median for the median not to stand for it: a tenth of the median, of ranks
-two at least."""
+"""How far from their median a number must be for it not to represent them: a tenth of it, of ranks 2 or more."""
 
 
 def known(numbers: Values) -> Values:
-    """Those that are known, from the smallest up."""
-    import numpy as np  # the first screen does without
+    """The known numbers, sorted."""
+    import numpy as np  # not needed for the first screen
 
     return np.sort(numbers[~np.isnan(numbers)])
 
 
 def middle_of(numbers: Values | Sequence[float]) -> float | None:
-    """The median of sorted numbers, None of none."""
+    """The median of sorted numbers, None if there are none."""
     half = len(numbers) // 2
     if not len(numbers):
         return None
@@ -39,8 +38,8 @@ def median_of(numbers: Sequence[float]) -> float:
 
 
 def far_of(numbers: Values, *, ranks: bool) -> float | None:
-    """Of sorted numbers the one that is farthest from their median, of two as far the larger; None where their median
-    stands for all of them: none is FAR_SHARE of it away, or of `ranks` FAR_RANKS."""
+    """The one of sorted numbers that is farthest from their median, the larger of two equally far; None if none is
+    FAR_SHARE of the median away, or for `ranks` FAR_RANKS."""
     middle = middle_of(numbers)
     if middle is None or numbers[0] == numbers[-1]:
         return None
@@ -51,27 +50,27 @@ def far_of(numbers: Values, *, ranks: bool) -> float | None:
 
 
 def half_range(numbers: Values) -> float | None:
-    """Half of the interquartile range of sorted numbers, None of so few that it says nothing."""
+    """Half of the interquartile range of sorted numbers; None if there are too few."""
     if len(numbers) < LEAST_SPREAD:
         return None
     return (_quarter(numbers, 3) - _quarter(numbers, 1)) / 2
 
 
 def _quarter(numbers: Values, quarters: int) -> float:
-    """The quartile of sorted numbers, the least and the largest among them being 0 and 4 (Hyndman & Fan 1996, 7)."""
+    """A quartile of sorted numbers; 0 and 4 are the smallest and the largest (Hyndman & Fan 1996, definition 7)."""
     at, rest = divmod(quarters * (len(numbers) - 1), 4)
     after = numbers[min(at + 1, len(numbers) - 1)]
     return float(numbers[at] + (after - numbers[at]) * rest / 4)
 
 
 def extent(numbers: Values) -> tuple[float, float] | None:
-    """The smallest and the largest that have a logarithm."""
+    """The smallest and the largest number that have a logarithm."""
     found = numbers[(numbers > 0) & (numbers < math.inf)]
     return (float(found.min()), float(found.max())) if len(found) else None
 
 
 def even_limits(extent: tuple[float, float] | None) -> tuple[float, ...]:
-    """Limits of shades at even distances of their logarithms."""
+    """Limits between shades, evenly spaced in the logarithm."""
     if extent is None:
         return ()
     low, high = extent

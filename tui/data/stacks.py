@@ -1,5 +1,5 @@
-"""What latent attention (MLA) is asked about, beside a model's projections: stacks of keys and values, whose rank is
-the kv_lora_rank that it would take, and products of the factors where attention is latent as it is."""
+"""Matrices for latent attention (MLA) beside a model's projections: stacks of keys and values, whose rank is the
+kv_lora_rank that they would need, and products of the factors if the model has latent attention."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 
 def with_stacks(model: Model, root: Path, under: Weighting | None = None) -> Model:
-    """A model with the stacks of its layers that own a cache, all keys rotated after they are expanded, or the products
-    of their factors, under a weighting; names and shapes alone are read. Where its weights are not at hand, see
-    with_stored.
-    """
+    """A model with the stacks of its layers that own a cache, all keys rotated after expansion, or the products of
+    their factors, under a weighting; only names and shapes are read. If its weights are not at hand, see
+    with_stored."""
     if model.checkpoint is None:
         return with_stored(model, root, ("", "") if under is None else (under.name, under.label))
     found = caches(model.checkpoint, (q for p in model.tree.projections for q in p.parents))
@@ -36,8 +35,8 @@ def with_stacks(model: Model, root: Path, under: Weighting | None = None) -> Mod
 
 
 def with_stored(model: Model, root: Path, weighting: tuple[str, str]) -> Model:
-    """The same from the store: what is stored of them, and of the products of latent attention, under a weighting of
-    this name and label ("" for none)."""
+    """A model with its stored stacks and products of latent attention, under a weighting of this name and label ("" for
+    none)."""
     from rankscope.store.spectra import SpectraStore
 
     found = stored_joints(SpectraStore(root, model.folder).stored(), Way(), weighting)
@@ -46,8 +45,8 @@ def with_stored(model: Model, root: Path, weighting: tuple[str, str]) -> Model:
 
 
 def stored_joints(stored: Stored, chosen: Way, weighting: tuple[str, str]) -> Iterator[Projection]:
-    """What is stored of the stacks, made latent as chosen, and of the products of latent attention, under a weighting
-    of this name and label ("" for none), the newest last."""
+    """The stored stacks, made latent as chosen, and products of latent attention, under a weighting of this name and
+    label ("" for none); the newest last."""
     name, label = weighting
     text = f"[K; V] {chosen.text}" + (f" under {label}" if name else "")
     for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):

@@ -1,6 +1,6 @@
-"""How what the explorer shows changes: selection, lens, rank cursor, marks, filter, which views and how.
+"""Changes of what the explorer shows: selection, lens, rank cursor, marks, filter, views and their forms.
 
-Every change ends in `changed` of view_state.py. So a state can be built, changed and asked without a terminal.
+Every change ends in `changed` of view_state.py, so a state can be built and changed without a terminal.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from .contrast import Contrast
 from .filter import find
 from .grid import Row, Selection, make_grid
 from .kept_ranks import KeptRanks
+from .lens import Lens
 from .measures import BY_NAME, energy_of
 from .model import Model
-from .pair import Lens, Pair, Side
+from .pair import Pair, Side
 from .plan_shown import ShownPlan
 from .reference_lines import ReferenceLine
 from .session import Session
@@ -32,7 +33,7 @@ ONE_MODEL = "only one model is open: :against org/name adds another to compare w
 
 @dataclass(slots=True)
 class ExplorerState(ViewState):
-    """A `ViewState` with what keys and commands do to it."""
+    """A `ViewState` with the actions of keys and commands."""
 
     @classmethod
     def of(
@@ -47,21 +48,21 @@ class ExplorerState(ViewState):
     # The selection
 
     def select(self, selection: Selection, origin: Selection | None = None) -> None:
-        """Show another selection in every pane; `origin`: where a walk to it began."""
+        """Show another selection in every pane; `origin` is the selection where a walk to it began."""
         if self.pane == View.TREE:
             self.selection = selection
             self.changed(Change.TREE)
         self.move_to(selection, origin)
 
     def move_to(self, selection: Selection, origin: Selection | None = None) -> None:
-        """The same, but for the tree, where the user is moving."""
+        """Show another selection, but leave the tree alone, where the user is moving."""
         self.selection = selection
         self.origin = origin
         self.note = ""
         self.changed(Change.SELECTION)
 
     def select_first(self) -> None:
-        """Begin with the attention of the first layer."""
+        """Select the attention of the first layer."""
         if self.grid.rows:
             row, column = self.grid.rows[0], self.grid.columns[0]
             is_derived = column in self.grid.derived
@@ -70,26 +71,26 @@ class ExplorerState(ViewState):
             self.select(Selection(single=self.others[0]))
 
     def step_layer(self, step: int) -> None:
-        """The same role, block or whole in another layer."""
+        """Select the same role, block or whole in another layer."""
         self._walk(self.selection.step_layer(self.grid, step))
 
     def step_role(self, step: int) -> None:
-        """Another role of the same layer, or another role over all layers."""
+        """Select another role of the same layer, or another role over all layers."""
         self._walk(self.selection.step_role(self.grid, step))
 
     def _walk(self, there: Selection) -> None:
-        """Go on; where the walk began stays as a dim line in the chart."""
+        """Move on; the chart shows the selection where the walk began as a dim line."""
         begin = self.origin or self.selection
         self.select(there, begin if begin != there else None)
 
     def step_match(self, step: int) -> None:
-        """The next projection in the grid."""
+        """Select the next projection in the grid."""
         there = self.selection.step_cell(self.grid, step)
         if there is not None:
             self.select(there)
 
     def go_to_layer(self, layer: int) -> None:
-        """The same in the layer of this number."""
+        """Select the same in the layer with this number."""
         tower = self.selection.row.tower if self.selection.row else self.grid.rows[0].tower if self.grid.rows else ""
         row = next((r for r in self.grid.rows if r == Row(tower, layer)), None)
         if row is None:
@@ -100,21 +101,21 @@ class ExplorerState(ViewState):
     # The filter
 
     def set_filter(self, pattern: str) -> None:
-        """Show only what the filter names; a filter that names nothing is refused."""
+        """Show only what the filter matches; refuse a filter that matches nothing."""
         if not self.narrow(pattern):
             self.say_unmatched(pattern)
 
     def say_unmatched(self, pattern: str) -> None:
-        """Say that a filter names nothing."""
+        """Report that a filter matches nothing."""
         self.say(f"no address matches {printable(pattern)!r}")
 
     def narrow(self, pattern: str) -> bool:
-        """Show only what the filter names; False, and nothing else is shown, where that is nothing."""
+        """Show only what the filter matches; if that is nothing, change nothing and return False."""
         found = self._named(pattern)
         if pattern and not any(found):
             return False
         self._show(pattern, found)
-        self.version += 1  # charts of layers and roles are others now
+        self.version += 1  # charts of layers and roles change
         self.changed(Change.ROWS)
         if self.selected and self.selection.single is None:
             self.select(self.selection)
@@ -123,7 +124,7 @@ class ExplorerState(ViewState):
         return True
 
     def _named(self, pattern: str) -> tuple[Sequence[Projection], Sequence[Projection]]:
-        """What a filter names of what a scan computes, and of what is made of several."""
+        """The projections of a scan, and the matrices made of several, that a filter matches."""
         model = self.session.model
         if not pattern:
             return model.tree.scanned(), model.further
@@ -131,7 +132,7 @@ class ExplorerState(ViewState):
         return [p for p in found if p.key not in beside], [p for p in found if p.key in beside]
 
     def _show(self, pattern: str, found: tuple[Sequence[Projection], Sequence[Projection]] | None = None) -> None:
-        """Show what a filter names, `found` where that is known."""
+        """Show what a filter matches; `found`, if it is known already."""
         tree = self.session.model.tree
         self.shown, self.further = found or self._named(pattern)
         self.pattern = pattern
@@ -141,13 +142,13 @@ class ExplorerState(ViewState):
 
     @property
     def rows(self) -> Sequence[Projection]:
-        """What tables list: what is shown, and of what is made of several that which has a column."""
+        """The rows of tables: what is shown, and those matrices made of several that have a column."""
         if not set(self.grid.derived) & set(self.grid.columns):
             return self.shown
         return sorted((*self.shown, *self.further), key=model_order)
 
     def _show_columns(self, keys: Keys) -> None:
-        """Give what is made of several its columns once the first of it (among these keys, None: any) is stored."""
+        """Show the columns of matrices made of several once one of them (among these keys, None: any) is stored."""
         hidden = not set(self.grid.derived) <= set(self.grid.columns)
         if hidden and any(self.pair.has(p) for p in self.further if keys is None or p.key in keys):
             self.grid = make_grid(self.shown, self.further, shown=True)
@@ -156,7 +157,7 @@ class ExplorerState(ViewState):
     # Marks
 
     def toggle_marks(self) -> None:
-        """Mark what is selected, or take its marks away where all of it is marked."""
+        """Mark the selection, or remove its marks if all of it is marked."""
         found = [p for p in self.selected if p.rows]
         if all(p.key in self.marks for p in found):
             self.set_marks({key: p for key, p in self.marks.items() if p not in found})
@@ -166,7 +167,7 @@ class ExplorerState(ViewState):
             self.set_marks(self.marks | {p.key: p for p in found})
 
     def mark_matching(self, pattern: str) -> None:
-        """Mark what a filter names."""
+        """Mark what a filter matches."""
         found = find(self.session.model.every, pattern)
         if not 0 < len(found) <= MOST_MARKS:
             self.say(f"{len(found)} addresses match {printable(pattern)!r}: 1 to {MOST_MARKS} can be marked")
@@ -174,7 +175,7 @@ class ExplorerState(ViewState):
             self.set_marks({p.key: p for p in found})
 
     def set_marks(self, marks: dict[str, Projection]) -> None:
-        """Mark these and no others."""
+        """Mark exactly these."""
         touched = {*self.marks, *marks}
         self.marks = marks
         self.note = ""
@@ -187,18 +188,18 @@ class ExplorerState(ViewState):
     # Which number
 
     def step_threshold(self, step: int) -> None:
-        """The next threshold of the list."""
+        """Go to the next threshold of the list."""
         at = self.thresholds.index(self.threshold)
         self.set_threshold(self.thresholds[(at + step) % len(self.thresholds)])
 
     def set_threshold(self, threshold: float) -> None:
-        """Show ranks at a threshold, which joins the list; ranks that the store does not keep are worked out."""
+        """Show ranks at a threshold and add it to the list; ranks that the store lacks are computed."""
         self.thresholds = tuple(sorted({*self.thresholds, threshold}))
         self.lens.threshold = threshold
         self.lens_changed()
 
     def set_unit(self, name: str) -> None:
-        """Show another number, if there is such a one under the weighting."""
+        """Show another number, if it exists under the weighting."""
         if not BY_NAME[name].exists(self.pair.shown_as):
             self.say(f"there is no {name} {self._without(BY_NAME[name].needs_raw)}")
             return
@@ -216,12 +217,12 @@ class ExplorerState(ViewState):
             self.say("no directions are computed yet: i on a projection computes its own")
 
     def set_contrast(self, contrast: Contrast) -> None:
-        """Spread the shades over something else."""
+        """Spread the shades over another range."""
         self.lens.contrast = contrast
         self.lens_changed()
 
     def _without(self, needs_raw: bool) -> str:
-        """In which state there is no such number, and the key to one where there is."""
+        """The state in which the number does not exist, and the key to one in which it does."""
         if needs_raw:
             return "without a weighting: w chooses one"
         if self.pair.weighting:
@@ -231,8 +232,8 @@ class ExplorerState(ViewState):
         return "in the fixed gauge: v shows the weights as they are"
 
     def show_under(self, models: Mapping[Session, Model]) -> None:
-        """Show other states of the projections, those of `models`: under a weighting, or as they are. What is selected
-        and marked stays so."""
+        """Show the projections of `models`, which are other states: under a weighting, or unmodified. Selection and
+        marks stay."""
         for session, model in models.items():
             session.show(model)
         self.pair.renew()
@@ -252,7 +253,7 @@ class ExplorerState(ViewState):
         self.numbers_changed()
 
     def next_side(self) -> None:
-        """A, B, B/A."""
+        """Go to the next of A, B, B/A."""
         if self.pair.second is None:
             self.say(ONE_MODEL)
             return
@@ -261,7 +262,7 @@ class ExplorerState(ViewState):
         self.lens_changed()
 
     def lens_changed(self) -> None:
-        """Every number is another one; what is computed is as it was."""
+        """Every number is another one; what is computed is unchanged."""
         self.note = ""
         self.changed(Change.LENS)
         self.version += 1
@@ -270,7 +271,7 @@ class ExplorerState(ViewState):
             self.changed(Change.WANTED)
 
     def numbers_changed(self, keys: Keys = None) -> None:
-        """States or numbers changed (of these keys, None: of any): what shows them is drawn again."""
+        """States or numbers have changed (of these keys, None: of any): redraw what shows them."""
         self._show_columns(keys)
         self.changed(Change.NUMBERS, keys)
         drawn = [*self.selected, *self.marks.values()]
@@ -281,7 +282,7 @@ class ExplorerState(ViewState):
     # Views
 
     def show(self, key: int) -> None:
-        """Go to the tree, to what stands over the chart or to a chart."""
+        """Focus the tree, or show and focus a view above the chart or a chart."""
         if self.pane != View.TREE and key == View.TREE:
             self.changed(Change.TREE)
         view, before, self.pane = BY_KEY[key], self.pane, key
@@ -298,28 +299,29 @@ class ExplorerState(ViewState):
             self.changed(Change.WANTED)
 
     def go_back(self) -> None:
-        """From a chart to the pane from which it was opened, else to the tree."""
+        """Go from a chart to the pane from which it was opened, else to the tree."""
         self.show(self.came_from if BY_KEY[self.pane].place is ViewPlace.CHART else View.TREE)
 
     def step_pane(self, step: int) -> None:
-        """Tree, what stands over the chart, chart, and round."""
+        """Focus the next of tree, view above the chart, and chart."""
         order = [View.TREE, self.top, self.chart]
         self.show(order[(order.index(self.pane) + step) % len(order)])
 
     def next_axes(self) -> None:
-        """The next kind of axes that the chart has."""
+        """Show the next kind of axes that the chart has."""
         names, before = self.chart_view.axes, self.shown_axes
         later = [(before + step) % len(names) for step in range(1, len(names))]
         self.axes = next((axes for axes in later if names[axes] != names[before]), before)
         self.changed(Change.AXES)
 
     def toggle_relative(self) -> None:
-        """Singular values over sigma_1, or as they are."""
+        """Switch between singular values over sigma_1 and absolute ones."""
         self.relative = not self.relative
         self.changed(Change.AXES)
 
     def zoom(self, is_overview: bool) -> None:
-        """In a chart: small multiples or one. Else: of the heatmap's two forms, the one that is not shown."""
+        """In a chart: switch between small multiples and one chart. Elsewhere: switch between the heatmap's two
+        forms."""
         view = BY_KEY[self.pane]
         if view.place is ViewPlace.CHART:
             if view.over_layers:
@@ -340,25 +342,25 @@ class ExplorerState(ViewState):
         self.changed(Change.TITLES)
 
     def toggle_full(self) -> None:
-        """The focused pane alone, or all of them."""
+        """Switch between the focused pane alone and all panes."""
         self.full = not self.full
         self.changed(Change.LAYOUT)
 
     def leave_small(self) -> None:
-        """One chart instead of small multiples by layer."""
+        """Show one chart instead of small multiples by layer."""
         self.small = False
         self.changed(Change.AXES)
 
     def set_rank(self, rank: int | None) -> None:
-        """Put the rank cursor at a rank, at least 1; a curve that has not so many says so. None: take it away. Where
-        roles have no ranks of their own, the energy that is shown is that of the cursor."""
+        """Put the rank cursor at a rank, at least 1, with a note if a curve is shorter; None removes it. Unless roles
+        have separate ranks, the energy that is shown follows the cursor."""
         self.k = None if rank is None else max(1, rank)
         self.changed(Change.RANK)
         if self.k is not None and not (self.lens.ranks and self.lens.ranks.roles):
             self.keep(KeptRanks(self.k))
 
     def keep(self, ranks: KeptRanks) -> None:
-        """Ask for the energy that these ranks keep, wherever it is shown."""
+        """Show the energy that these ranks keep, wherever there is a column for it."""
         if ranks == self.lens.ranks:
             return
         self.lens.ranks = ranks
@@ -370,7 +372,7 @@ class ExplorerState(ViewState):
             self.changed(Change.WANTED)
 
     def step_kept(self, steps: int) -> None:
-        """The ranks whose energy is shown so many steps further; the cursor goes with one that all roles have."""
+        """Step the ranks whose energy is shown; the cursor moves along if all roles have one rank."""
         if self.lens.ranks is None:
             return
         there = self.lens.ranks.stepped(steps, max((p.count for p in self.rows), default=1))
@@ -386,7 +388,7 @@ class ExplorerState(ViewState):
             self.changed(Change.PLAN)
 
     def add_line(self, line: ReferenceLine) -> None:
-        """One more reference line in the view over layers."""
+        """Add a reference line to the view over layers."""
         self.lines = (*self.lines, line)
         self.version += 1
         self.show(View.LAYERS)

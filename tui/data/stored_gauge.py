@@ -1,4 +1,4 @@
-"""The fixed gauge of a model whose weights are gone, from what is stored of it."""
+"""The fixed gauge of a model whose weights are gone, from its stored spectra."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
     from rankscope.engine.moment import Weighting
 
 _FOLDED = f"{WEIGHED}diagonal"
-"""The formula of gains alone, whose spectra are kept under the weighting `norm`."""
+"""The formula of gains alone, whose spectra are stored under the weighting `norm`."""
 _VERSION = 1
 _ATTENTIONS = ("attention", "cross_attention")
 FACTORS = ("value", "value_b", "output")
-"""Roles of an attention in whose place its products stand."""
+"""Roles of an attention that its products replace."""
 _UNSTORED = "it is not stored in the fixed gauge, and the weights are not at hand to compute it"
 
 
 class StoredGauge:
-    """What stored spectra prove of the fixed gauge: those of it can be shown, and none computed.
+    """What stored spectra prove about the fixed gauge. Its spectra can be shown, but no new ones computed.
 
-    Most are kept under the name of another state, the weighting `norm` or the weights as they are, and only the config
-    tells of which that is all there is to fix. Without it up does: where its neurons are balanced, or a LayerNorm is
-    folded into it, it has a spectrum of the gauge's own. Of other MLPs up and down are not known to be in the gauge.
+    Most are stored under the name of another state, the weighting `norm` or unmodified weights, if the gauge fixes
+    nothing else; whether that is so only the config tells. Without it `up` does: if its neurons are balanced, or a
+    LayerNorm is folded into it, it has a spectrum of the gauge's own. In other MLPs, up and down are not known to be in
+    the gauge.
     """
 
     def __init__(self, model: Model, root: Path) -> None:
@@ -43,10 +44,10 @@ class StoredGauge:
 
         stored = self._stored = SpectraStore(root, model.folder).stored()
         self._keys = frozenset(stored)
-        self._own: dict[str, list[Projection]] = {}  # in the gauge, by the key of the matrix as it is
+        self._own: dict[str, list[Projection]] = {}  # in the gauge, by the key of the unmodified matrix
         self._gains: dict[str, Derived] = {}
         self._ups: dict[str, Projection] = {}  # by the address of their MLP
-        self._layers: set[tuple[str | None, int | None]] = set()  # of which an MLP is known
+        self._layers: set[tuple[str | None, int | None]] = set()  # those of which an MLP is known
         for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
             made = p.derived
             if made is None or made.is_further:
@@ -57,8 +58,8 @@ class StoredGauge:
                 self._gains[p.parents[0].key] = made
 
     def fixed(self, projection: Projection, under: Weighting | None = None) -> Projection:
-        """A matrix of the model in the fixed gauge, as Gauge.fixed names it; where that is not stored, or not known to
-        be what is stored, its `problem` says so."""
+        """A matrix of the model in the fixed gauge, named as by Gauge.fixed; if it is not stored, or not known to be
+        the stored one, its `problem` says so."""
         made = self._plain(projection) if under is None else self._weighted(projection, under)
         if made is not None:
             return made
@@ -67,8 +68,8 @@ class StoredGauge:
     def products(
         self, projections: Iterable[Projection], under: Weighting | None = None
     ) -> dict[str, tuple[Projection, ...]]:
-        """By the addresses of values and outputs the stored products that each is a factor of, by KV head; where there
-        are none, itself, whose `problem` says so."""
+        """The stored products that each value or output is a factor of, by address and in the order of KV heads; if
+        there are none, the projection itself, whose `problem` says so."""
         weighting = ("", "") if under is None else (under.name, under.label)
         found: dict[str, dict[str, Projection]] = {}
         for p in filter(is_kv_ov, stored_heads(self._stored, weighting, FIXED)):
@@ -88,7 +89,7 @@ class StoredGauge:
         if own:
             return derive(p, own[-1])
         if p.role in ("up", "down"):
-            return self._left(p) if p.role == "down" else None
+            return self._unbalanced_down(p) if p.role == "down" else None
         gains = self._gains.get(p.key)
         if gains is not None and gains.operands != _ones(p.cols):
             return derive(p, replace(gains, weighting="", gauge=FIXED, label=WORDS["diagonal"]))
@@ -96,8 +97,8 @@ class StoredGauge:
         unfed = up is not None and _folding(up) == NOTHING  # the norm before up is that before gate
         return self._as_it_is(p) if gains is not None or unfed else None
 
-    def _left(self, down: Projection) -> Projection | None:
-        """Down of an MLP whose neurons are not balanced: as it is."""
+    def _unbalanced_down(self, down: Projection) -> Projection | None:
+        """Down in an MLP whose neurons are not balanced: unmodified."""
         up = self._ups.get(_mlp_of(down))
         reason = why_not_balanced(up) if up is not None else ""
         return self._as_it_is(down, f"{LEFT}{reason}") if reason else None
@@ -107,7 +108,7 @@ class StoredGauge:
         return replace(p, derived=made) if p.key in self._keys else None
 
     def _weighted(self, p: Projection, under: Weighting) -> Projection | None:
-        """See Gauge.fixed: up alone is another than under the weighting."""
+        """See Gauge.fixed: only `up` differs from its state under the weighting."""
         if p.role != "up":
             plain = weighted(p, under) if (p.tower, p.layer) in self._layers else None
         elif (up := self._ups.get(_mlp_of(p))) is not None and not _is_balanced(up):
@@ -136,13 +137,13 @@ def _refused(p: Projection, under: Weighting | None) -> Projection:
 
 
 def _by_head(products: Mapping[str, Projection]) -> tuple[Projection, ...]:
-    """By the numbers of their heads."""
+    """Sort products by the number of their heads."""
     return tuple(sorted(products.values(), key=lambda p: head.number if (head := head_of(p)) else 0))
 
 
 @lru_cache(maxsize=64)
 def _ones(cols: int) -> tuple[Operand, ...]:
-    """What the weighting `norm` multiplies with where no norm feeds a projection."""
+    """The factors of the weighting `norm` for a projection that no norm feeds."""
     import numpy as np
 
     from rankscope.engine.moment import diagonal
@@ -159,7 +160,7 @@ def _is_balanced(up: Projection) -> bool:
 
 
 def _folding(up: Projection) -> str:
-    """What is folded into a balanced up, "" of any other."""
+    """What is folded into a balanced `up`, "" for any other."""
     made = up.derived
     assert made is not None
     formula = made.formula.partition(f"_{WEIGHED}")[0]

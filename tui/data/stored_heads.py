@@ -1,4 +1,4 @@
-"""What is stored of single heads, by the state in which a model is shown: for models whose weights are gone."""
+"""The stored spectra of single heads, by the state in which a model is shown: for models whose weights are gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def stored_heads(stored: Stored, weighting: tuple[str, str], gauge: str) -> Iterator[Projection]:
     """The stored rows of heads under a weighting of this name and label ("" for none) and in a gauge ("" for none), the
-    newest last. A spectrum may be kept under the name of another state that is the same matrix."""
+    newest last. A spectrum may be stored under the name of another state with the same matrix."""
     for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
         if head_of(p) is None:
             continue
@@ -31,15 +31,15 @@ def _as_it_is(p: Projection) -> Projection | None:
 
 
 def _under(p: Projection, weighting: tuple[str, str], gauge: str) -> Projection | None:
-    """Under the weighting: in either gauge it is the same matrix, since folding changes nothing there."""
+    """A row under the weighting: the matrix is the same in either gauge, since folding changes nothing there."""
     made, (name, label) = p.derived, weighting
     assert made is not None
     return _named(p, name, gauge) if made.weighting == name and f" under {label}" in made.label else None
 
 
 def _in_gauge(p: Projection) -> Projection | None:
-    """In the fixed gauge: of gains alone what is kept under the weighting `norm`, where gains of 1 are those of no norm
-    too."""
+    """A row in the fixed gauge. If gains are all that is folded, it is stored under the weighting `norm`, where heads
+    without a norm have gains of 1."""
     made = p.derived
     assert made is not None
     if made.gauge == FIXED and not made.weighting:
@@ -49,7 +49,7 @@ def _in_gauge(p: Projection) -> Projection | None:
 
 
 def _named(p: Projection, weighting: str, gauge: str) -> Projection:
-    """The same row by the name that it has in a state."""
+    """The same row, renamed for a state."""
     made = p.derived
     assert made is not None
     label = made.label.removesuffix(IN_FIXED)

@@ -9,22 +9,23 @@ from dataclasses import dataclass, replace
 from rankscope.engine.spectrum import Projection, Values
 
 from .latent_columns import latent_measures
+from .lens import UNEQUAL, UNKNOWN, Lens
 from .measures import BY_NAME, ENERGY, SAID_MEASURES, Measure, energy_of
-from .pair import UNEQUAL, UNKNOWN, Lens, NumberGroup, Side
+from .pair import NumberGroup, Side
 from .session import Session
 from .wording import MARKS, percent, refusal
 
 ADDRESS, SHAPE = "address", "shape"
 NOT_APART = "not apart"
-"""What stands for the share of position 0 where a file has no sums of it."""
+"""The text for the share of position 0 if a file has no sums for it."""
 _SAMPLE = 512
-"""Rows that are asked for twins, evenly spread: naming the twins of 47,000 takes 0.4 s the first time."""
+"""Rows, evenly spread, whose twins are looked up: naming the twins of 47,000 takes 0.4 s the first time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A column of the table or a row of the comparison: a name for commands and files, a heading, its formula, and
-    the lens that gives its numbers (None: the address or the shape, by `words`)."""
+    """A column of the table or a row of the comparison: a name for commands and files, a heading, its formula, and the
+    lens for its numbers (None: the address or the shape, by `words`)."""
 
     name: str
     title: str
@@ -34,7 +35,7 @@ class Field:
 
     @property
     def width(self) -> int:
-        """Characters that its numbers may need, with two before them: `1536`, `1.234e-05`; where they may be bounds
+        """Characters that its numbers may need, with two spaces before them: `1536`, `1.234e-05`; if they may be bounds
         `>= 1023`, `> 2.581e+10`, and one more for the sign of a ratio."""
         if self.lens is None:
             return 8
@@ -44,22 +45,22 @@ class Field:
         return plain + (3 if self.lens.side is Side.RATIO else 2)
 
     def number(self, p: Projection) -> float | None:
-        """What rows are sorted by and files hold; None where it is not known, or does not exist."""
+        """The number that rows are sorted by and files hold; None if it is unknown, or does not exist."""
         if self.lens is None:
             return float(p.rows * p.cols) if self.name == SHAPE and p.rows else None
         number = self.lens.number(p)
         return None if number is None or math.isnan(number) else number
 
     def numbers(self, group: NumberGroup) -> Values:
-        """`number` of each of a group, NaN for None."""
+        """`number` for each of a group, NaN for None."""
         if self.lens is not None:
             return self.lens.numbers(group)
-        import numpy as np  # the first screen does without
+        import numpy as np  # not needed for the first screen
 
         return np.array([self.number(p) for p in group.members], dtype=np.float64)
 
     def text(self, p: Projection) -> str:
-        """What a cell shows; where there is no number, the mark of the projection's state."""
+        """The text of a cell; without a number, the mark of the projection's state."""
         if self.lens is None:
             return self.words(p)
         if self.number(p) is not None:
@@ -76,8 +77,8 @@ class Field:
         return "-" if self._is_void(session, there) else "."
 
     def _is_void(self, session: Session, p: Projection) -> bool:
-        """Whether a number is missing for good: ratios of a zero matrix do not exist, however much is computed, and of
-        the ratio of two bounds nothing is known."""
+        """Whether a number is missing for good: ratios for a zero matrix do not exist, and nothing is known about the
+        ratio of two bounds."""
         lens = self.lens
         if lens is None:
             return False
@@ -94,11 +95,11 @@ class Field:
 
 
 def fields_of(lens: Lens, with_twins: bool = False, latent: Sequence[Measure] = ()) -> tuple[Field, ...]:
-    """The columns: address, shape, k at the lens's thresholds, what the file of a weighting says beside it, the energy
-    that the lens's ranks keep, then the measures at its threshold.
+    """The columns: address, shape, k at the lens's thresholds, facts from the file of a weighting, the energy that the
+    lens's ranks keep, then the measures at its threshold.
 
-    They are of the lens as it is now: another threshold or side needs other fields. `with_twins`: with those measures
-    that need the spectrum with random signs; `latent`: with these numbers of latent attention, see latent_columns.
+    They are valid for the lens as it is now: another threshold or side needs other fields. `with_twins`: include
+    measures that need the spectrum with random signs; `latent`: measures of latent attention, see latent_columns.
     """
     found = [Field(ADDRESS, ADDRESS, "in model order"), _shape_field(lens)]
     for threshold in sorted({*lens.thresholds, lens.threshold}):
@@ -118,7 +119,7 @@ def _shape_field(lens: Lens) -> Field:
 
 
 def field_of(name: str, lens: Lens) -> Field:
-    """What a lens shows, under a name."""
+    """The number of a lens as a field with this name."""
     return Field(name, lens.heading, lens.formula, lens)
 
 
@@ -128,25 +129,25 @@ def find_field(fields: Sequence[Field], name: str) -> Field | None:
 
 
 def has_twins(lens: Lens, projections: Iterable[Projection]) -> bool:
-    """Whether of any of these a spectrum with random signs is stored, in either model."""
+    """Whether the spectrum with random signs is stored for any of these, in either model."""
     places = (place for p in projections for place in lens.pair.curves(p, Side.RATIO))
     return any(session.has(session.twin(there)) for _, session, there in places)
 
 
 def load(fields: Iterable[Field], projections: Collection[Projection]) -> None:
-    """Bring into memory what the fields need. Reads files."""
+    """Load what the fields need. Reads files."""
     for lens in _reading(fields):
         lens.load(projections)
 
 
 def unread(fields: Iterable[Field]) -> set[str]:
-    """Content keys, in the first model, of what `load` has something to read for."""
+    """Content keys, in the first model, for which `load` has something to read."""
     return set().union(*(lens.unread() for lens in _reading(fields)))
 
 
 def _reading(fields: Iterable[Field]) -> Iterator[Lens]:
-    """Those whose `load` brings what all fields need: the facts of a spectrum come together; every other measure needs
-    at most the rank that k is."""
+    """The lenses whose `load` loads what all fields need: all facts of a spectrum are loaded together, and every other
+    measure needs at most the rank k."""
     lenses = [field.lens for field in fields if field.lens is not None]
     of_values = next((lens for lens in lenses if lens.measure.from_values is not None), None)
     for lens in lenses:
@@ -156,8 +157,8 @@ def _reading(fields: Iterable[Field]) -> Iterator[Lens]:
 
 
 def sort_order(numbers: Values | Sequence[float | None], descending: bool) -> list[int]:
-    """The rows by their numbers; equal ones as they stood, unknown ones (None, NaN) last whichever way it goes."""
-    import numpy as np  # the first screen does without
+    """The order of rows by their numbers; equal ones keep their order, unknown ones (None, NaN) are last either way."""
+    import numpy as np  # not needed for the first screen
 
     found = np.asarray(numbers, dtype=np.float64)
     order: list[int] = np.argsort(-found if descending else found, kind="stable").tolist()
@@ -165,8 +166,8 @@ def sort_order(numbers: Values | Sequence[float | None], descending: bool) -> li
 
 
 class TableRows:
-    """Projections in the order of a column. Nothing is worked out before it is asked for: a scan of 47,000
-    projections tells of changes ten times a second, and a table out of sight must not cost anything."""
+    """Projections in the order of a column. Nothing is computed before it is read: a scan of 47,000 projections reports
+    changes ten times a second, and a hidden table must not cost anything."""
 
     def __init__(self, lens: Lens) -> None:
         self._lens = lens
@@ -175,7 +176,7 @@ class TableRows:
         self._by_key: dict[str, int] = {}
         self.sorted_by = ADDRESS
         self.descending = False
-        self._changed: set[str] | None = None  # keys whose numbers are others now; None: all
+        self._changed: set[str] | None = None  # keys whose numbers have changed; None: all
         self._with_twins = False
         self._latent: tuple[Measure, ...] = ()
         self._fields: tuple[Field, ...] = ()
@@ -184,7 +185,7 @@ class TableRows:
         self._places: Sequence[int] = ()
 
     def show(self, projections: Sequence[Projection]) -> None:
-        """Other rows, in model order."""
+        """Show other rows, given in model order."""
         self._projections = projections
         self._by_address = {p.address: number for number, p in enumerate(projections)}
         self._by_key = {p.key: number for number, p in enumerate(projections)}
@@ -194,14 +195,14 @@ class TableRows:
         self._changed = None
 
     def forget(self, keys: Iterable[str] | None = None) -> None:
-        """States, numbers or the lens changed: of these keys, None: of any. Unknown keys (a twin's, one of the
-        second model) count as any."""
+        """Record that states, numbers or the lens changed, for these keys or, for None, any. Unknown keys (a twin's,
+        one of the second model) count as any."""
         known = None if keys is None else set(keys)
         if self._changed is not None:
             self._changed = None if known is None or known - self._by_key.keys() else self._changed | known
 
     def sort(self, name: str) -> None:
-        """By a column, numbers from the largest down; by the same column again: the other way."""
+        """Sort by a column, numbers from the largest down; the same column again reverses the order."""
         self.descending = not self.descending if name == self.sorted_by else name != ADDRESS
         self.sorted_by = name
         self._changed = None
@@ -220,13 +221,13 @@ class TableRows:
         return self._projections[self._order[place]]
 
     def place(self, address: str) -> int | None:
-        """Where a projection stands in the order."""
+        """The row of a projection, by address."""
         self._settle()
         row = self._by_address.get(address)
         return None if row is None else self._places[row]
 
     def _settle(self) -> None:
-        """Take in what changed."""
+        """Apply recorded changes."""
         changed, self._changed = self._changed, set()
         if changed is not None and not changed:
             return
@@ -236,7 +237,7 @@ class TableRows:
         if changed is None or had_twins != self._with_twins:
             self._fields = fields_of(self._lens, self._with_twins, self._latent)
         field = find_field(self._fields, self.sorted_by)
-        if field is None:  # k97, and the threshold is another now
+        if field is None:  # k97, and the threshold has changed
             self.sorted_by, self.descending, field = ADDRESS, False, self._fields[0]
         if changed is None or field.name != ADDRESS:
             self._arrange(field)

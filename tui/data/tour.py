@@ -1,4 +1,4 @@
-"""Two minutes through the explorer, a step a line: what to press, when that is done, and the answer at the end."""
+"""A tour of the explorer in two minutes: in each step a line with the keys to press, and at the end the answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .wording import percent
 
 @dataclass(frozen=True, slots=True)
 class TourStep:
-    """`keys` to press, `shows` what comes of it; together they fit a line of 80 columns."""
+    """`keys` to press, and `shows`, what they show; together they fit a line of 80 columns."""
 
     keys: str
     shows: str
@@ -25,14 +25,15 @@ class TourStep:
 
 @dataclass(frozen=True, slots=True)
 class Tour:
-    """Which layer needs most of a role, and would factoring save anything? Of one role of the model that is open."""
+    """The question of the tour: which layer needs most for a role, and would factoring save anything? About one role of
+    the open model."""
 
     column: Column
     projections: tuple[Projection, ...]
 
     @classmethod
     def of(cls, state: ExplorerState) -> Tour | None:
-        """Of the values of attention, else of the first role that there is; None of a model without layers."""
+        """A tour about the values of attention, else about the first role; None for a model without layers."""
         grid = state.grid
         columns = sorted(grid.counted, key=lambda c: (c.role != "value", c.block != "attention"))
         return cls(columns[0], grid.column(columns[0])) if columns else None
@@ -43,7 +44,7 @@ class Tour:
         return max(1, min(p.count for p in self.projections) // 2)
 
     def steps(self, state: ExplorerState) -> Sequence[TourStep]:
-        """In their order."""
+        """The steps in their order."""
         role, found = self.column.role, f"{len(self.projections)} {self.column.role} projections"
         k, energy = BY_NAME["k"].titled(state.threshold), f"{percent(state.threshold)} %"
         return (
@@ -57,7 +58,7 @@ class Tour:
         )  # fmt: skip
 
     def answer(self, state: ExplorerState) -> list[str]:
-        """What came of it, in sentences of a line or two. Reads a file."""
+        """The answer, in sentences of one or two lines. Reads a file."""
         session, threshold = state.session, state.threshold
         known = [(rank, p) for p in self.projections if (rank := session.rank(p, threshold)) is not None]
         if not known:
@@ -75,7 +76,7 @@ class Tour:
             than = "more than noise of its shape would need" if ratio > 1 else "noise of its shape would need more"
             lines.append(f"{k}/k0 is {ratio:.2f}: {than}.")
         lines.append(self._saving(known, k))
-        from rankscope.engine.metrics import energy_at, factor_parameters  # numpy
+        from rankscope.engine.metrics import energy_at, factor_parameters  # imports numpy
 
         values = session.read([high.key]).get(high.key)
         if values is not None and self.rank <= len(values):

@@ -1,4 +1,4 @@
-"""What each view writes as CSV: the twins that data/views names, all of one signature."""
+"""The CSV content of each view: functions that data/views names, all with the same signature."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .delta_numbers import DeltaNumbers, columns_at, records_of
 from .grid import Grid
 from .latent_ranks import Ranks
 from .latent_ranks import record as latent_record
-from .pair import Curve, Lens
+from .lens import Lens
+from .pair import Curve
 from .table_rows import Field
 
 if TYPE_CHECKING:
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a view shows: the lens at every threshold, the projections in the view's order, and the grid they stand in;
-    of a table its columns, of a chart its curves and the values of each, which may be read as they are written; of a
-    plan its rows; of latent attention its ranks by threshold, of heads their rows,
-    of differences their numbers by threshold."""
+    """The content of a view: the lens at every threshold, the projections in the view's order, and their grid; further
+    the columns of a table, the curves of a chart with the values of each, which may be read while they are written, the
+    rows of a plan, ranks of latent attention by threshold, rows of heads, and numbers of differences by threshold."""
 
     lenses: Sequence[Lens]
     projections: Sequence[Projection]
@@ -45,49 +45,49 @@ Records = Iterator[dict[str, object]]
 
 
 def of_heatmap(content: Content) -> Records:
-    """A record a projection. Reads files."""
+    """One record per projection. Reads files."""
     _load(content)
     return records.of_cells(content.lenses, content.projections)
 
 
 def of_table(content: Content) -> Records:
-    """A record a row, as it is sorted, with every column."""
+    """One record per row, in the order of the table, with every column."""
     return records.of_rows(content.fields, content.projections)
 
 
 def of_compare(content: Content) -> Records:
-    """A record a column. Reads files."""
+    """One record per column. Reads files."""
     comparison = Comparison(content.lenses[-1], content.projections)
     comparison.load()
     return comparison.records()
 
 
 def of_plan(content: Content) -> Records:
-    """A record a row of a plan, in its order."""
+    """One record per row of a plan, in its order."""
     return records.of_ranks(content.ranks)
 
 
 def of_gauge(content: Content) -> Records:
-    """A record a role and a lens. Reads files."""
+    """One record per role and lens. Reads files."""
     for lens in content.lenses:
         yield from records.of_orders(lens, content.grid)
 
 
 def of_directions(content: Content) -> Records:
-    """A record a projection whose directions are stored. Reads files."""
+    """One record per projection whose directions are stored. Reads files."""
     from .direction_facts import known_of
-    from .direction_records import row  # numpy: the tables of views are read without
+    from .direction_records import row  # numpy, which reading the table of views must not import
 
     return map(row, known_of(content.lenses[0].pair.first, content.projections))
 
 
 def of_mla(content: Content) -> Records:
-    """A record a layer and a threshold."""
+    """One record per layer and threshold."""
     return (latent_record(r, threshold) for threshold, ranks in content.latent.items() for r in ranks)
 
 
 def of_heads(content: Content) -> Records:
-    """A record a head and kind. Reads files."""
+    """One record per head and kind. Reads files."""
     for lens in content.lenses:
         lens.load(content.heads)
     for p, record in zip(content.heads, records.of_cells(content.lenses, content.heads), strict=True):
@@ -97,19 +97,19 @@ def of_heads(content: Content) -> Records:
 
 
 def of_delta(content: Content) -> Records:
-    """A record a difference and threshold."""
+    """One record per difference and threshold."""
     for threshold, changes in content.changes.items():
         yield from records_of(changes, threshold, columns_at(threshold))
 
 
 def of_layers_view(content: Content) -> Records:
-    """A record a point. Reads files."""
+    """One record per point. Reads files."""
     _load(content)
     return records.of_layers(content.lenses, content.grid)
 
 
 def of_curves_view(content: Content) -> Records:
-    """A record a singular value of every curve."""
+    """One record per singular value of every curve."""
     return records.of_curves(content.curves, content.values)
 
 

@@ -1,7 +1,7 @@
-"""What the explorer shows, as fields without a widget, and what can be asked of them; state.py has how they change.
+"""The state of the explorer as fields without a widget; state.py has the actions that change it.
 
-Every change ends in `changed`, which tells the one listener what is other than before; screens/explorer/repaint says
-who draws again for what.
+Every change ends in `changed`, which tells the one listener what has changed; screens/explorer/repaint decides what is
+drawn again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .changes import Change, ChangeListener, Keys
 from .deltas import WithoutDifference
 from .filter import find
 from .grid import Grid, Selection
-from .pair import Lens, Pair
+from .lens import Lens
+from .pair import Pair
 from .plan_shown import ShownPlan
 from .reference_lines import ReferenceLine
 from .session import Session
@@ -25,21 +26,21 @@ from .views import BY_KEY, View, ViewSpec
 
 
 def _nobody(_: Change, __: Keys) -> None:
-    """Where no screen shows the state."""
+    """The default listener."""
 
 
 @dataclass(slots=True)
 class ViewState:
-    """`grid` and `shown` are what the filter `pattern` leaves, `others` what stands in no cell of the grid, `further`
+    """`grid` and `shown` are what the filter `pattern` matches, `others` those of them outside the grid, `further`
     matrices made of several, which no scan computes.
 
-    `pane` has the focus, `top` stands over the chart and `chart` is drawn (keys of data.views); `came_from` is
-    the pane from which the focus came to the chart. `overview` is None for what suits the terminal, `full` shows the
-    focused pane alone. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
-    the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
-    layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
-    `solving` is what a device began last, `plan` the one that was made last under what is shown. `unit_asked_for` is
-    what the menu of units opens on, "" for the unit that is shown.
+    `pane` has the focus, `top` is above the chart and `chart` is drawn (keys of data.views); `came_from` is the pane
+    from which the focus came to the chart. `overview`: None lets the terminal's size decide. `full`: the focused pane
+    alone. `small`: small multiples by layer in charts of spectra; `panels`: those by threshold in the view over layers.
+    `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` the selection where a walk over layers or
+    roles began, `note` a sentence for the user until the next move. `version` counts the changes of the chart.
+    `solving` is what a device began last, `plan` the latest one for what is shown. `unit_asked_for` is preselected in
+    the menu of units, "" for the unit that is shown.
     """
 
     pair: Pair
@@ -81,7 +82,7 @@ class ViewState:
 
     @property
     def session(self) -> Session:
-        """Of the model that tree and grid show."""
+        """The session of the model that tree and grid show."""
         return self.pair.first
 
     @property
@@ -96,7 +97,7 @@ class ViewState:
 
     @property
     def shown_axes(self) -> int:
-        """The kind of axes of the chart: the last that it has, where another view has more."""
+        """The kind of axes of the chart: its last one if another view has more."""
         return min(self.axes, len(self.chart_view.axes) - 1)
 
     @property
@@ -111,27 +112,27 @@ class ViewState:
 
     @property
     def has_ranks(self) -> bool:
-        """Whether the chart is one over ranks, on which a cursor can walk."""
+        """Whether the chart has an axis of ranks for the cursor."""
         return not (self.chart_view.over_layers or self.small)
 
     @property
     def compares(self) -> bool:
-        """Whether the chart is of the marks, not of the selection."""
+        """Whether the chart shows the marks instead of the selection."""
         return self.top == View.COMPARE and not self.chart_view.over_layers
 
     def usual_rank(self) -> int:
-        """The median threshold rank of what is selected; where none is known, half of the full rank."""
+        """The median threshold rank of the selection; if none is known, half of the full rank."""
         known = sorted(k for p in self.selected if (k := self.session.rank(p, self.threshold)))
         return known[len(known) // 2] if known else max(1, max((p.count for p in self.selected), default=2) // 2)
 
     @property
     def shows_plan(self) -> bool:
-        """Whether there is a plan, and its map stands over the chart."""
+        """Whether there is a plan, and its map is above the chart."""
         return self.plan is not None and self.top == View.PLAN
 
     @property
     def apart(self) -> Sequence[WithoutDifference]:
-        """What of two models has no difference, and the filter shows."""
+        """What has no difference between two models and is matched by the filter."""
         every = self.pair.apart
         if not (every and self.pattern):
             return every
@@ -139,11 +140,12 @@ class ViewState:
         return [item for item in every if item.address in named or matches(item.address, self.pattern)]
 
     def known_as(self, session: Session, keys: set[str]) -> set[str]:
-        """The keys, in the first model, of what changed in a session; twins and directions change theirs."""
+        """The keys in the first model whose numbers change with these of a session, including those of twins and
+        directions."""
         keys = session.with_weighted(keys | session.participations.matrices(keys))
         return self.pair.known_as(session, session.with_parents(keys) if self.lens.measure.needs_twin else keys)
 
     def say(self, text: str) -> None:
-        """A sentence in place of the key hints, until the next move."""
+        """Show a sentence in place of the key hints, until the next move."""
         self.note = printable(text)
         self.changed(Change.LINES)

@@ -1,7 +1,7 @@
-"""The one list of views: the key of each, what it is called, where it stands, and what draws and writes it.
+"""The one list of views: key, name and place of each, and what draws and writes it.
 
-Keys, help, footer, palette, `show`, `plot`, exports and the check of options are made of it, so that a new view is one
-row here and one file. Code is named as "module:name" below rankscope.tui and imported by whoever needs it
+Keys, help, footer, palette, `show`, `plot`, exports and the check of options are made from it, so that a new view is
+one row here and one file. Code is named as "module:name" below rankscope.tui and imported where it is needed
 (`named.resolve`): `rankscope --help` reads this table and nothing else of the interface.
 """
 
@@ -27,7 +27,7 @@ class View(IntEnum):
 
 
 class ViewPlace(Enum):
-    """Where the explorer shows a view."""
+    """The place of a view in the explorer."""
 
     TREE = "at the left"
     TOP = "over the chart, where there is room for both"
@@ -38,19 +38,18 @@ class ViewPlace(Enum):
 class ViewSpec:
     """One view.
 
-    `key` is the digit that leads to it, None for one that only the command line has. `help` is its line among the
-    keys. Of a chart, `title` is what its border says is drawn ("{unit}" for the number that is chosen), `axes` the
-    kinds of axes, as charts.request.Axes counts them; of what stands over it the widget has its own.
-
-    `draw` is the drawer of a chart, (pair, request) -> (Figure, Shown | None); `small` that of its small multiples;
-    `readout` the line below it, (pair, request) -> Text. `widget` is a widgets.top_pane.TopPane. The twins: `csv`,
-    (Content) -> records, see view_records; `text`, (console, query, args) prints; `picture`, (pair, request, path,
-    lens) writes one. `options` of `rankscope show` and `plot` are those that only some views take.
-
-    `over_layers`: roles over all layers, whatever is selected, so no rank to walk on and no marks to compare.
-    `of_spectra`: it shows nothing where no spectrum is stored.
-    `from_values`: its numbers are worked out from the values when it is shown. `small_of` is the view whose small
-    multiples the command line shows under this name.
+    `key`: the digit that shows it, None for one that only the command line has. `help`: its line among the keys.
+    `title`: for a chart, the text in its border ("{unit}" for the chosen number).
+    `axes`: for a chart, its kinds of axes, numbered as in charts.request.Axes; other views have theirs in the widget.
+    `draw`: draws a chart, (pair, request) -> (Figure, Shown | None); `small`: draws its small multiples; `readout`: the
+        line below it, (pair, request) -> Text.
+    `widget`: a widgets.top_pane.TopPane.
+    `csv`: (Content) -> records, see view_records; `text`: (console, query, args) prints; `picture`: (pair, request,
+        path, lens) writes one.
+    `options`: those of `rankscope show` and `plot` that only some views take.
+    `over_layers`: shows roles over all layers, whatever is selected, so no rank cursor and no comparison of marks.
+    `of_spectra`: shows nothing if no spectrum is stored. `from_values`: its numbers are computed when it is shown.
+    `small_of`: the view whose small multiples the command line shows under this name.
     """
 
     name: str
@@ -238,22 +237,22 @@ VIEWS: tuple[ViewSpec, ...] = (
         from_values=True,
     ),
 )
-"""As they stand on the screen: the tree, what stands over the chart, the charts."""
+"""In their order on the screen: the tree, views above the chart, the charts."""
 
 DEFAULT = "heatmap"
-"""What `rankscope show` and `plot` show where nothing is said."""
+"""The view that `rankscope show` and `plot` show by default."""
 
 BY_KEY = {view.key: view for view in VIEWS if view.key is not None}
 BY_NAME = {view.name: view for view in VIEWS}
 
 
 def keyed() -> list[ViewSpec]:
-    """Those of the explorer, in the order of their keys."""
+    """The views of the explorer, in the order of their keys."""
     return [BY_KEY[key] for key in sorted(BY_KEY)]
 
 
 def placed(place: ViewPlace) -> list[ViewSpec]:
-    """Those of the explorer that stand in one place, in the order of their keys."""
+    """The views of the explorer in one place, in the order of their keys."""
     return [view for view in keyed() if view.place is place]
 
 

@@ -1,4 +1,4 @@
-"""Numbers as words, the same in every room of the interface."""
+"""Numbers as words, for every room of the interface."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WEIGHTS_ONLY = "weights only: at this cut the model is likely to break; give an 
 
 
 def refusal(p: Projection) -> str:
-    """What stands for the number of a projection that has a `problem`."""
+    """The mark that replaces the number of a projection with a `problem`."""
     return "unseen" if is_unseen(p) else "?"
 
 
@@ -60,7 +60,7 @@ def parameters(number: int) -> str:
 
 
 def describe(progress: Progress) -> str:
-    """`143/210  31/s  ETA 2 s  1.2/3.2 GB  0 failed`; at last `210/210  solving 2 of 4 again, ill-conditioned`."""
+    """`143/210 31/s ETA 2 s 1.2/3.2 GB 0 failed`; at the end `210/210 solving 2 of 4 again, ill-conditioned`."""
     rate = float(f"{progress.rate:.3g}")
     parts = [f"{progress.done}/{progress.total}", f"{rate:g}/s"]
     again = progress.again
@@ -74,7 +74,7 @@ def describe(progress: Progress) -> str:
 
 
 def solved_again(again: Again) -> str:
-    """`1 of 4 bounds solved again in 2 s`; the others stay what they are."""
+    """`1 of 4 bounds solved again in 2 s`; the others keep their values."""
     return f"{again.solved} of {again.found} bounds solved again in {duration(again.seconds)}"
 
 
@@ -88,7 +88,7 @@ def left_out(tree: Tree) -> str:
 
 
 def products_among(projections: Sequence[Projection]) -> str:
-    """`7 of 21 spectra: scale x B A, 14: their factors`; "" where nothing is stored as factors."""
+    """`7 of 21 spectra: scale x B A, 14: their factors`; "" if nothing is stored as factors."""
     products = [p for p in projections if p.is_product]
     if not products:
         return ""
@@ -108,7 +108,7 @@ def duration(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long ago, in one unit: `now`, `5 min`, `3 h`, `2 d`, `4 mo`, `1 y`."""
+    """Elapsed time in one unit: `now`, `5 min`, `3 h`, `2 d`, `4 mo`, `1 y`."""
     for unit, length in (("y", 365 * 86400), ("mo", 30 * 86400), ("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"

@@ -1,4 +1,4 @@
-"""What a cell shows: texts from the fullest to a mark, its shade; and how many projections of a group are done."""
+"""What a cell shows: texts from the fullest to a mark, and its shade; and how many projections of a group are done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.style import Style
 
-from ..data.pair import UNEQUAL
+from ..data.lens import UNEQUAL
 from ..data.session import State
 from ..data.wording import MARKS, UNSEEN
 
@@ -17,7 +17,7 @@ GREYED, GREY_FILL = Style(dim=True), "\u2591"
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many projections of a group are done, have failed, and are there in all."""
+    """How many projections of a group are done, how many have failed, and how many there are."""
 
     done: int = 0
     failed: int = 0
@@ -29,8 +29,8 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What a cell shows. `forms` are its texts, the fullest first; of one whose number is not known, a mark for
-    its state. `tone` is what the shade is of, `level` the shade as a character where there are no colours.
+    """What a cell shows. `forms` are its texts, the fullest first; for an unknown number, the mark of its state. `tone`
+    is the number that gives the shade, `level` the shade as a character for terminals without colours.
     """
 
     forms: tuple[str, ...]
@@ -49,12 +49,12 @@ class Cell:
 
     @property
     def mark(self) -> str:
-        """The state, "" of a number."""
+        """The mark of its state, "" if it has a number."""
         return self.forms[0] if self.number is None else ""
 
     @property
     def sign(self) -> str:
-        """The cell in one character: mark, failure, state, whether it is of two shapes, else its shade."""
+        """The cell in one character: marked, failed, of two shapes, or else its shade or state."""
         if self.is_marked or self.has_failed:
             return "+" if self.is_marked else "!"
         if self.forms[0].startswith(UNEQUAL) and not self.level:
@@ -63,32 +63,32 @@ class Cell:
 
     @property
     def fill(self) -> str:
-        """What its background is drawn with."""
+        """The character that fills its background."""
         return GREY_FILL if self.is_greyed else self.level or " "
 
     def fitting(self, width: int) -> str:
-        """The fullest text that fits: a number that does not is left out, not cut."""
+        """The fullest text that fits: a number that does not fit is left out, not cut."""
         return next((form for form in self.forms if len(form) <= width), self.forms[-1])
 
     def standing(self, width: int, beside: int) -> tuple[str, str]:
-        """The same, and the blanks behind a lone number where others have so many characters `beside` theirs, as
-        ` ^33`: numbers stand below one another."""
+        """The fullest text that fits, and blanks after it that align its number with those of other cells, which have
+        `beside` characters after theirs, such as ` ^33`."""
         text = self.fitting(width)
         return text, " " * (min(width, len(text.partition(" ")[0]) + beside) - len(text))
 
 
 def written_forms(text: str, number: float) -> tuple[str, ...]:
-    """A number with ever fewer digits, and at last the mark that there is one."""
+    """A number with fewer and fewer digits, and at last the mark for a number without digits."""
     return text, f"{number:.2g}", f"{number:.0e}", MARKS[State.DONE]
 
 
 def signed(forms: tuple[str, ...], sign: str) -> tuple[str, ...]:
-    """The same with a sign before every number; states have none."""
+    """The texts with a sign before every number; states get none."""
     return tuple(f"{sign}{form}" if form[:1].isdigit() else form for form in forms)
 
 
 def of_state(mark: str, is_marked: bool) -> Cell:
-    """A cell of which no number is known: the mark of its state."""
+    """A cell whose number is unknown: the mark of its state."""
     style = (
         Style(color="red", bold=True) if mark == "!" else Style(dim=mark in f".-{UNSEEN}", underline=is_marked or None)
     )
@@ -96,6 +96,6 @@ def of_state(mark: str, is_marked: bool) -> Cell:
 
 
 def most_telling(marks: Iterable[str]) -> str:
-    """What is most worth knowing of several states; "-" without any."""
+    """The state that is most worth showing among several; "-" if there are none."""
     found = set(marks)
     return next((mark for mark in f"*!:?{UNSEEN}.#" if mark in found), "-")

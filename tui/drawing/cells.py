@@ -1,6 +1,6 @@
-"""What projections, cells and groups look like; worked out again only where something changed.
+"""What projections, cells and groups look like, computed again only where something has changed.
 
-A model of 61 layers x 256 experts has 47,000 projections: counting them afresh cost 270 ms a key.
+A model of 61 layers x 256 experts has 47,000 projections: counting them all again took 270 ms for each key press.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from rankscope.engine.derive.weighting import is_unseen
 from rankscope.engine.spectrum import Projection, Values
 
 from ..data.grid import Column, Grid, Row, Selection
+from ..data.lens import Lens
 from ..data.measures import BY_NAME
-from ..data.pair import Lens, NumberGroup, Side
+from ..data.pair import NumberGroup, Side
 from ..data.session import State
 from ..data.spread import far_of, known, median_of, middle_of
 from ..data.wording import MARKS, UNSEEN
@@ -28,9 +29,9 @@ GridPlace = tuple[Row, Column]
 
 
 class Look:
-    """The looks of projections through a lens, in the grid that is shown.
+    """Cells of projections in the grid that is shown, seen through a lens.
 
-    Whoever turns the lens calls `turn` after it.
+    Whoever changes the lens must call `turn` after it.
     """
 
     def __init__(self, lens: Lens, palette: Palette) -> None:
@@ -43,9 +44,9 @@ class Look:
         self._expert_places: dict[str, list[tuple[GridPlace, Projection]]] = {}
         self._longest = self._most_rows = 0
         self.sign_width = 0
-        """Characters of the sign that ratios of two shapes have, 0 where there are none."""
+        """Characters for the sign of ratios between different shapes, 0 if there are none."""
         self.tells_noise = True
-        """Whether noise of the shapes that are shown says something."""
+        """Whether comparing with noise is meaningful for the shapes that are shown."""
         self._cells: dict[GridPlace, Cell] = {}
         self._counts: dict[GridPlace, Count] = {}
         self._counted = lens.side
@@ -56,7 +57,7 @@ class Look:
     # What is shown
 
     def show(self, grid: Grid) -> None:
-        """Look at another grid."""
+        """Show another grid."""
         self._grid = grid
         self._groups.clear()
         self._shades.show(grid)
@@ -69,7 +70,7 @@ class Look:
         self.forget()
 
     def show_experts(self, grid: Grid) -> None:
-        """Look at the experts of one layer too, a row each."""
+        """Also show the experts of one layer, a row for each."""
         for place in self._experts.cells:
             for held in (self._cells, self._ratios, self._groups):
                 held.pop(place, None)
@@ -77,7 +78,8 @@ class Look:
         self._expert_places = _places(grid)
 
     def forget(self, keys: Iterable[str] | None = None) -> None:
-        """States or numbers changed: of these keys, None: of any."""
+        """Drop what was computed of projections with these content keys, whose states or numbers changed; None means
+        all."""
         if keys is None:
             self._counts.clear()
             self.turn()
@@ -93,8 +95,8 @@ class Look:
             self._cells.clear()
 
     def turn(self) -> None:
-        """The lens gives another number; how many projections of a group are done stands, unless it is of another
-        model."""
+        """Drop cells and shades after the lens has changed. Counts of finished projections are kept unless the model
+        changes."""
         if self.lens.side is not self._counted:
             self._counts.clear()
         self._counted = self.lens.side
@@ -115,7 +117,7 @@ class Look:
     # Projections
 
     def mark(self, projection: Projection) -> str:
-        """The state on the lens's side as one character."""
+        """The state of a projection on the lens's side, as one character."""
         session, there = self.lens.session(projection)
         if there is None:
             return "-"
@@ -124,7 +126,7 @@ class Look:
         return MARKS[session.state(there)]
 
     def number_text(self, projection: Projection) -> str:
-        """The number in at most `width` characters, "" where it is not known."""
+        """The number in at most `width` characters, "" if it is unknown."""
         number = self.lens.number(projection)
         if number is None:
             return ""
@@ -134,18 +136,18 @@ class Look:
     # Cells
 
     def cell(self, row: Row, column: Column) -> Cell:
-        """What the heatmap shows of a layer and role, or of an expert and role."""
+        """The heatmap's cell for a layer and role, or for an expert and role."""
         place = (row, column)
         found = self._cells.get(place)
         if found is None:
             members = self._members(place)
-            found = self._single(members[0], column) if len(members) == 1 else self._fold(self._group(place), column)
+            is_one = len(members) == 1
+            found = self._single_cell(members[0], column) if is_one else self._median_cell(self._group(place), column)
             self._cells[place] = found
         return found
 
     def numbers(self, row: Row, column: Column) -> Values | Sequence[float]:
-        """The numbers of the projections in a place, in their order; NaN where one is not known (yet), or while it is
-        computed again."""
+        """The numbers of the projections in a place, in their order; NaN if one is unknown, or being computed again."""
         members = self._members((row, column))
         if len(members) == 1:
             number = self.cell(row, column).number
@@ -155,7 +157,7 @@ class Look:
         return self.lens.numbers(self._group((row, column)))
 
     def blend(self, cells: Sequence[Cell], column: Column) -> Cell:
-        """Several cells of a role as one that has no text: the median of their tones, else the most telling mark."""
+        """Several cells of a role as one without text: the median of their tones, else the most telling mark."""
         if len(cells) == 1:
             return cells[0]
         tones = [cell.tone for cell in cells if cell.tone is not None and not cell.is_greyed]
@@ -169,8 +171,8 @@ class Look:
 
     @property
     def last_head(self) -> str:
-        """What stands over `last_number` in the overview, "" where what stands before it is of k/k0 already, and where
-        noise says nothing."""
+        """The heading of `last_number` in the overview, "" if the numbers before it are k/k0 already or noise is not
+        meaningful."""
         if not self.tells_noise:
             return ""
         if self.lens.side is Side.RATIO:
@@ -178,7 +180,7 @@ class Look:
         return "" if self.lens.measure.name == "k/k0" else " k:k0"
 
     def last_number(self, row: Row, column: Column) -> float | None:
-        """The median k/k0 of a cell, whatever the unit; of the first model where the lens compares two."""
+        """The median k/k0 of a cell, whatever the unit; that of the first model if the lens compares two."""
         if self.lens.measure.name == "k" and self.lens.side is not Side.RATIO:
             return self.cell(row, column).tone
         place = (row, column)
@@ -202,12 +204,12 @@ class Look:
     # Numbers and shades
 
     def short(self, number: float, width: int) -> str:
-        """A number in so many characters, with fewer digits where it needs more."""
+        """A number in at most `width` characters, with fewer digits if necessary."""
         return next(form for form in written_forms(self.lens.written(number), number) if len(form) <= width)
 
     @property
     def width(self) -> int:
-        """Characters for a number of this unit: from shapes alone, so that columns never jump during a scan."""
+        """Characters for a number of this unit, from shapes alone, so that columns never move during a scan."""
         measure = self.lens.measure
         if self.lens.side is Side.RATIO:
             return len("1.234") + self.sign_width
@@ -218,7 +220,8 @@ class Look:
         return len(measure.written(self._most_rows if measure.needs_directions else self._longest))
 
     def beside(self, members: int) -> int:
-        """Characters beside the number of so many experts in a cell: the farthest, or how many of them there are."""
+        """Characters beside the number in a cell of `members` experts: for the farthest one, or for how many are
+        computed."""
         some = self.lens.pair.first.experts
         return self.width + 2 if some is None or some >= members else len(f" {some}/{members}")
 
@@ -228,12 +231,12 @@ class Look:
         return self.palette.depth is Depth.MONO
 
     def limits(self, column: Column | None = None) -> tuple[float, ...]:
-        """Where the shade changes, of a role where each has its own scale: the unit's own, else spread over the numbers
-        there are; () without any."""
+        """Where the shade changes: at the unit's limits, or spread over the numbers of the model or (with --contrast
+        role) of this role; () without any number."""
         return self._shades.limits(self.lens, column)
 
     def shaded(self, tone: float, column: Column | None = None) -> tuple[Style, str]:
-        """The shade of a number of a role as a style, and as a character where there are no colours."""
+        """The shade of a number of a role as a style, and as a character for terminals without colours."""
         limits = self.limits(column)
         level = self.palette.level(tone, limits) if self.is_mono else ""
         return self.palette.shade(tone, limits, self.lens.diverges), level
@@ -255,29 +258,30 @@ class Look:
             found = self._counts[place] = Count(marks.count("#"), marks.count("!"), total)
         return found
 
-    def _single(self, p: Projection, column: Column) -> Cell:
+    def _single_cell(self, p: Projection, column: Column) -> Cell:
         is_marked = p.key in self._marked
         number, mark = self.lens.number(p), self.mark(p)
         if number is None or mark == MARKS[State.RUNNING]:
-            return of_state(self._lacking(p, mark), is_marked)
+            return of_state(self._missing_state(p, mark), is_marked)
         forms = signed(written_forms(self.lens.written(number), number), self.lens.sign(p))
         forms = (self.lens.text(p), *forms[1:])
         return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p), column)
 
-    def _fold(self, group: NumberGroup, column: Column) -> Cell:
-        """Several in one place (experts, KV heads): the median, and where it does not stand for all of them (far_of)
-        after "^" the farthest, 29 ^33. Of a part how many are there, 104 8/256; as long as some are missing that were
-        asked for, and where that does not fit, the state of the rest: a few do not stand for all.
+    def _median_cell(self, group: NumberGroup, column: Column) -> Cell:
+        """The cell of several projections (experts, KV heads): the median, and after "^" the number farthest from it,
+        29 ^33, if the median does not represent them all (far_of). If only a part is computed, how many: 104 8/256. If
+        the user wanted the missing ones too, their state is shown instead of the farthest, and of the count if that
+        does not fit: a few do not represent all.
         """
         members = group.members
         is_marked = bool(self._marked) and any(p.key in self._marked for p in members)
         if not self.lens.pair.has_spectra:
-            return of_state(most_telling(self._marks_of_lacking(members, members)), is_marked)
+            return of_state(most_telling(self._missing_states(members, members)), is_marked)
         every = self.lens.numbers(group)
         numbers = known(every)
         is_part = len(numbers) < len(members)
         lacking = (p for p, number in zip(members, every.tolist(), strict=True) if math.isnan(number))
-        marks = self._marks_of_lacking(members, lacking) if is_part else set()
+        marks = self._missing_states(members, lacking) if is_part else set()
         middle = middle_of(numbers)
         if middle is None:
             return of_state(most_telling(marks), is_marked)
@@ -298,21 +302,22 @@ class Look:
         cell = self._shaded(forms, middle, middle_of(known(tones)), is_marked, is_greyed, column)
         return replace(cell, has_failed="!" in marks)
 
-    def _marks_of_lacking(self, members: Sequence[Projection], lacking: Iterable[Projection]) -> set[str]:
-        """The states of those of some experts that have no number, but for those that were not asked for."""
-        asked = {id(p) for p in self.lens.pair.first.sampled(members)}
-        marks = [(p, self._lacking(p, self.mark(p))) for p in lacking]
-        return {mark for p, mark in marks if id(p) in asked or mark != MARKS[State.NOT_COMPUTED]}
+    def _missing_states(self, members: Sequence[Projection], lacking: Iterable[Projection]) -> set[str]:
+        """The states of experts without a number, except those left out of the sample."""
+        sampled = {id(p) for p in self.lens.pair.first.sampled(members)}
+        marks = [(p, self._missing_state(p, self.mark(p))) for p in lacking]
+        return {mark for p, mark in marks if id(p) in sampled or mark != MARKS[State.NOT_COMPUTED]}
 
     def _sign_of(self, members: Sequence[Projection], numbers: Values) -> str:
-        """That of the first of them that has one and a number."""
+        """The sign of the first of them that has one and a number."""
         if not self.sign_width:
             return ""
         found = (p for p, number in zip(members, numbers.tolist(), strict=True) if not math.isnan(number))
         return next(filter(None, map(self.lens.sign, found)), "")
 
-    def _lacking(self, p: Projection, mark: str) -> str:
-        """The state of what a number lacks: where the projection itself is done, of what else the number needs."""
+    def _missing_state(self, p: Projection, mark: str) -> str:
+        """The state of what a number needs: of the projection, or if that is done, of the other spectrum it is compared
+        to."""
         if self.lens.measure.needs_directions:
             return mark if mark in f"-?{UNSEEN}" else MARKS[State.NOT_COMPUTED]
         session, there = self.lens.session(p)
@@ -341,7 +346,7 @@ class Look:
 
 
 def _places(grid: Grid) -> dict[str, list[tuple[GridPlace, Projection]]]:
-    """Where the projection of each content key stands."""
+    """The places of the projections with each content key."""
     found: dict[str, list[tuple[GridPlace, Projection]]] = {}
     for place, members in grid.cells.items():
         for p in members:

@@ -18,13 +18,13 @@ from ..settings.palette import Depth
 
 
 def say(text: str) -> None:
-    """A line for the user, on stderr: stdout is for what was asked for."""
+    """Print a line for the user on stderr: stdout is for results."""
     sys.stderr.write(f"{printable(text, 1000)}\n")
     sys.stderr.flush()
 
 
 class _Console(Console):
-    """Rich's console: bars and rules in ASCII outside UTF-8, a closed pipe is left to the caller."""
+    """Rich's console with bars and rules in ASCII outside UTF-8, and closed pipes left to the caller."""
 
     @property
     def encoding(self) -> str:
@@ -42,9 +42,9 @@ _SYSTEMS: dict[Depth, Literal["256", "standard"] | None] = {
 
 
 def make_console(stderr: bool = False, depth: Depth | None = None) -> Console:
-    """A console that neither wraps nor colours what is piped, unless colours are asked for by `depth`."""
+    """A console that neither wraps nor colours piped output, unless `depth` demands colours."""
     colours: Literal["auto", "256", "standard"] | None = "auto" if depth is None else _SYSTEMS[depth]
-    no_colour = None if depth is None else False  # asked for, they come even where NO_COLOR is set
+    no_colour = None if depth is None else False  # demanded colours come even if NO_COLOR is set
     console = _Console(
         stderr=stderr, highlight=False, emoji=False, soft_wrap=True, color_system=colours, no_color=no_colour
     )
@@ -60,6 +60,6 @@ def plain_table(console: Console) -> Table:
 
 
 def add_columns(table: Table, *headings: str, right: Sequence[str] = ()) -> None:
-    """Columns whose text is folded, never cut off, where the terminal is too narrow."""
+    """Add columns whose text is folded, never cut off, if the terminal is too narrow."""
     for heading in headings:
         table.add_column(Text(heading), justify="right" if heading in right else "left", overflow="fold")

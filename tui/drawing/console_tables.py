@@ -13,7 +13,8 @@ from rankscope.engine.spectrum import Projection, Values
 
 from ..data.chosen_weighting import weighted_by
 from ..data.grid import Column, Grid
-from ..data.pair import Lens, Side
+from ..data.lens import Lens
+from ..data.pair import Side
 from ..data.session import State
 from ..data.spread import known, middle_of
 from ..data.wording import percent
@@ -21,7 +22,7 @@ from .console import add_columns, plain_table
 
 
 def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence[Projection], grid: Grid) -> None:
-    """Layers x roles, a table a lens; then what stands in no layer, a column a lens."""
+    """Print layers x roles, a table for each lens; then what is in no layer, a column for each lens."""
     for lens in lenses:
         if lens.unread():
             lens.load(projections)
@@ -41,8 +42,8 @@ def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence
 
 
 def _mark(lens: Lens, p: Projection) -> str:
-    """In place of a number: "-" where there is no such projection, or no such number of it, "!" where computing failed,
-    "." where it is not done."""
+    """The mark of a missing number: "-" if there is no such projection or number, "!" if computing failed, "." if it is
+    not done."""
     session, there = lens.session(p)
     if there is None or not lens.measure.fits(there):
         return "-"
@@ -58,7 +59,7 @@ def _titled(lens: Lens) -> str:
 def layer_tables(console: Console, grid: Grid, lens: Lens) -> Iterator[Table]:
     """Layers x roles of numbers, with min, median and max over the layers below.
 
-    A cell of several experts shows their median, and of a part how many: 104 8/256; blank is absent.
+    A cell of several experts shows their median, and if only a part is known, how many: 104 8/256; blank is absent.
     """
     labels = [grid.rows_are, *(row.label for row in grid.rows), *_OVER_LAYERS]
     columns = [[column.heading, *_cells(grid, column, lens)] for column in grid.columns]
@@ -75,8 +76,8 @@ def wide_tables(
     rule_after: int = 0,
     justify: JustifyMethod = "right",
 ) -> Iterator[Table]:
-    """A table of columns, each with its heading first, right of the labels; on a terminal that is too narrow for
-    all of them several tables. No cell is cut off."""
+    """Tables of columns, each with its heading first, to the right of the labels; several tables if the terminal is too
+    narrow for one. No cell is cut off."""
     for chosen in _fitting(columns, console.width - _width(labels)):
         table = plain_table(console)
         table.title, table.title_justify = title, "left"
@@ -93,7 +94,7 @@ _OVER_LAYERS = ("min", "median", "max")
 
 
 def _cells(grid: Grid, column: Column, lens: Lens) -> list[str]:
-    """A column's text, layer by layer, and over the layers."""
+    """A column's text: layer by layer, then min, median and max."""
     members = [grid.cells.get((row, column), ()) for row in grid.rows]
     numbers = lens.numbers(lens.pair.group(list(chain.from_iterable(members))))
     ends = list(accumulate(map(len, members)))
@@ -104,7 +105,7 @@ def _cells(grid: Grid, column: Column, lens: Lens) -> list[str]:
 
 
 def _cell(lens: Lens, members: Sequence[Projection], found: Values) -> str:
-    """The median of the numbers that are known, sorted; without any a mark."""
+    """The median of the known numbers, which are sorted; without any a mark."""
     middle = middle_of(found)
     if middle is None:
         marks = {_mark(lens, p) for p in members}
@@ -114,7 +115,7 @@ def _cell(lens: Lens, members: Sequence[Projection], found: Values) -> str:
 
 
 def _fitting(columns: Sequence[Sequence[str]], width: int) -> Iterator[list[Sequence[str]]]:
-    """The columns in order, in groups that are not wider than `width` and not empty."""
+    """The columns in order, in groups that are at most `width` wide and not empty."""
     group: list[Sequence[str]] = []
     for column in columns:
         if group and sum(map(_width, [*group, column])) > width:

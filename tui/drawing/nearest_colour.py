@@ -1,4 +1,4 @@
-"""The nearest of 256 colours by eye. Rich rounds red, green and blue each by itself: nord's dark grey turns teal."""
+"""The nearest of 256 colours to the eye. Rich rounds red, green and blue separately: nord's dark grey becomes teal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from textual.filter import LineFilter
 
 
 def use_nearest(app: App[Any]) -> None:
-    """Send an app's colours as the nearest of 256, where 256 are sent."""
+    """Send an app's colours as the nearest of 256, if the terminal has 256."""
     if constants.COLOR_SYSTEM == "256":
         app._filters.append(Nearest())
 
@@ -26,7 +26,7 @@ class Nearest(LineFilter):
     """Textual's last step before a line is written."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - the base class's
-        """With other styles."""
+        """The segments in the nearest colours."""
         return [Segment(text, style and _style(style), control) for text, style, control in segments]
 
 
@@ -49,12 +49,12 @@ def _number(triplet: ColorTriplet) -> int:
 
 @cache
 def _table() -> dict[int, tuple[float, float, float]]:
-    """The colours that no terminal lets its user change: the first 16 are left out."""
+    """The colours that terminals do not let users change, which leaves out the first 16."""
     return {n: _oklab(RichColor.from_ansi(n).get_truecolor()) for n in range(16, 256)}
 
 
 def _oklab(triplet: ColorTriplet) -> tuple[float, float, float]:
-    """Lightness and two hues in which equal distances look alike (Ottosson 2020)."""
+    """Lightness and two hue axes, in which equal distances look equal (Oklab, Ottosson 2020)."""
     r, g, b = (((c / 255 + 0.055) / 1.055) ** 2.4 if c > 10 else c / 255 / 12.92 for c in triplet)
     long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
     medium = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)

@@ -23,7 +23,7 @@ DENSE = ("dense", "=")
 
 
 class PlanLook(Look):
-    """The looks of projections in a plan of the first model, in the grid that is shown; `plan` is None for none."""
+    """Cells of projections in a plan of the first model, in the grid that is shown; `plan` is None without a plan."""
 
     last_head = "  kept"
 
@@ -36,8 +36,8 @@ class PlanLook(Look):
         return max(super().width, len(DENSE[0]))
 
     def cell(self, row: Row, column: Column) -> Cell:
-        """The rank of a projection; of experts the median, with half of the interquartile range behind "~"; "dense" of
-        what stays as it is, and of experts of which most do."""
+        """The rank of a projection; for experts the median, and half of the interquartile range after "~"; "dense" for
+        what stays as it is, and for experts most of which do."""
         place = (row, column)
         found = self._cells.get(place)
         if found is None:
@@ -45,12 +45,12 @@ class PlanLook(Look):
         return found
 
     def last_number(self, row: Row, column: Column) -> float | None:
-        """The share of energy that a cell keeps, of experts in the mean."""
+        """The share of energy that a cell keeps, the mean over its experts."""
         found = self._rows(self._members((row, column)))
         return fmean(one.energy for one in found) if found else None
 
     def text(self, p: Projection) -> str:
-        """The rank of a projection as text, "" where it is not planned."""
+        """The rank of a projection as text, "" if it is not planned."""
         found = self._rows([p])
         return "" if not found else DENSE[0] if found[0].rank is None else str(found[0].rank)
 
@@ -71,7 +71,7 @@ class PlanLook(Look):
         if not is_dense:
             forms = written_forms(f"{middle:.0f}", middle)
             if len(found) > 1:
-                from numpy import array  # the first screen does without
+                from numpy import array  # not imported for the first screen
 
                 half = half_range(array(sorted(ranks)))
                 forms = forms if half is None else (f"{forms[0]}~{half:.0f}", *forms)

@@ -1,4 +1,4 @@
-"""Where the shade of a number changes: at the unit's own limits, or spread over the numbers of a model or a role."""
+"""Where the shade of a number changes: at the unit's limits, or spread over the numbers of a model or a role."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.contrast import Contrast
 from ..data.grid import Column, Grid
-from ..data.pair import Lens, NumberGroup
+from ..data.lens import Lens
+from ..data.pair import NumberGroup
 from ..data.spread import even_limits, extent
 
 Reach = tuple[float, float]
 
 
 class Shades:
-    """The limits for the projections of a grid. What they reach over is looked at once, and widened by what changes:
-    None stands for all roles."""
+    """The limits for the projections of a grid. The range of the numbers is computed once, and widened by changes; the
+    key None means all roles."""
 
     def __init__(self) -> None:
         self._grid = Grid((), (), {})
@@ -25,17 +26,17 @@ class Shades:
         self._reach: dict[Column | None, Reach | None] = {}
 
     def show(self, grid: Grid) -> None:
-        """Another grid, or another pair of models."""
+        """Use another grid, or another pair of models."""
         self._grid = grid
         self._groups.clear()
         self._reach.clear()
 
     def turn(self) -> None:
-        """Every number is another one."""
+        """Forget all numbers, as the lens has changed."""
         self._reach.clear()
 
     def limits(self, lens: Lens, column: Column | None) -> tuple[float, ...]:
-        """Of the cells of a role; None: of no one in particular. () without any numbers."""
+        """The limits for cells of a role, or for None those of the whole model; () without any numbers."""
         if lens.limits is not None:
             return lens.limits
         if not lens.pair.has_spectra:
@@ -46,7 +47,7 @@ class Shades:
         return even_limits(self._reach[of])
 
     def widen(self, lens: Lens, changed: Sequence[tuple[Column, Projection]]) -> bool:
-        """Let them reach as far as what has changed; whether that is farther than before."""
+        """Widen the ranges by the numbers of these projections. Return whether a range has become wider."""
         if lens.limits is not None:
             return False
         is_wider = False

@@ -1,4 +1,4 @@
-"""Lines of a terminal, and what of one has to be sent again."""
+"""Lines of a terminal, and which part of a changed line to send."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from textual.strip import Strip
 
 
 def difference(old: Strip, new: Strip) -> tuple[int, int]:
-    """From where to where two lines differ; the whole line where a character is wider than its column."""
+    """Start and end of the columns in which two lines differ; the whole line if a character is wider than its
+    column."""
     before, after = ([(c, s.style) for s in strip for c in s.text] for strip in (old, new))
     if not len(before) == len(after) == new.cell_length:
         return 0, new.cell_length

@@ -1,6 +1,6 @@
-"""Every name with an underscore that we use of Textual: what to look at first when its version is raised.
+"""Every underscored name of Textual that we use: where to look first when its version is raised.
 
-Nothing imports this but a test, which fails where Textual has a name no longer, or where a use is missing here.
+Only a test imports this. It fails if Textual no longer has a name, or if a use is missing here.
 """
 
 from __future__ import annotations

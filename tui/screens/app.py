@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class RankScopeApp(Surviving[None], inherit_bindings=False):
-    """One open model, or two held against each other."""
+    """Explores one open model, or two compared with each other."""
 
     TITLE = "rankscope"
     CSS_PATH = "app.tcss"
@@ -52,8 +52,8 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         *,
         by_depth: bool = True,
     ) -> None:
-        """`under`: the weighting under which the models are shown at first, and what they are then. `memory`: where it
-        is kept how the first was looked at, None: nowhere. `by_depth`: how two of them are matched, see Pair."""
+        """`under`: the weighting under which the models are shown at first, and the models in that state. `memory`:
+        keeps how the first model is looked at; None keeps nothing. `by_depth`: how two models are matched, see Pair."""
         super().__init__(driver_class=TerminalDriver)
         use_nearest(self)
         use_plain(self)
@@ -66,7 +66,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
 
     def _session(self, model: Model, root: Path, settings: ComputeSettings, experts: int | None) -> Session:
         def listen(events: tuple[Event, ...]) -> None:
-            """From a thread of the engine."""
+            """Called from a thread of the engine."""
             self.explorer.post_message(EngineEvents(session, events))
 
         session = Session(model if model.parts else with_stacks(model, root), root, listen, settings, experts)
@@ -74,19 +74,19 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
 
     async def on_mount(self) -> None:
         draw_after_fg(self)
-        self.app_suspend_signal.subscribe(self, lambda _: self._pause(True), immediate=True)  # then it stands still
+        self.app_suspend_signal.subscribe(self, lambda _: self._pause(True), immediate=True)  # before the process stops
         self.app_resume_signal.subscribe(self, lambda _: self._pause(False))
         self.set_keymap(self._config.keymap)
         await self.push_screen(self.explorer)
         self.is_up = True
 
     def _pause(self, is_paused: bool) -> None:
-        """ctrl+z and fg: what computes for the explorer in other processes stands still with it."""
+        """Pause and resume worker processes together with the explorer (ctrl+z and fg)."""
         for session in self.pair.opened:
             session.pause(is_paused)
 
     def close(self, timeout: float) -> bool:
-        """Save what is finished, within so many seconds; True if no thread is left running."""
+        """Save what is finished within `timeout` seconds; True if no thread is left running."""
         self.explorer.rememberer.keep()
         self.explorer.painter.close()
         deadline = time.monotonic() + timeout
@@ -102,14 +102,14 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         return super().check_action(action, parameters)
 
     def action_interrupt(self) -> None:
-        """ctrl+c: stop; with nothing to stop, or while it is stopping already, quit."""
+        """ctrl+c: stop computing; if nothing runs, or it is stopping already, quit."""
         if self.explorer.state.is_stopping or not self.explorer.state.is_busy:
             self.exit()
         else:
             self.explorer.scanner.stop()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Every key of the explorer and of the pane that has the focus, and those of Textual's that are not ours."""
+        """The keys of the explorer and of the focused pane, and Textual's commands that we do not replace."""
         for command in super().get_system_commands(screen):
             if command.title not in ("Quit", "Keys"):
                 yield command

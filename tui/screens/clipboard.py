@@ -9,15 +9,15 @@ from typing import Any
 from textual.app import App
 
 _SECONDS = 1.0
-"""After so long tmux is taken to hang."""
+"""After this many seconds tmux is taken to hang."""
 
 
 def copy(app: App[Any], text: str) -> str:
-    """Copy; returns how: "by tmux", or "by OSC 52", which not every terminal obeys. To be called off the event loop.
+    """Copy a text; return how: "by tmux", or "by OSC 52", which not every terminal obeys. Call it off the event loop.
 
-    tmux drops OSC 52 by default; its own command hands the text to the terminal around it.
+    By default tmux drops OSC 52; its copy command passes the text to the terminal around it.
     """
-    data = text.encode(errors="replace")  # a name may hold half a character
+    data = text.encode(errors="replace")  # a name may contain half a surrogate pair
     if os.environ.get("TMUX") and _to_tmux(data):
         return "by tmux"
     app.copy_to_clipboard(data.decode())
@@ -25,7 +25,7 @@ def copy(app: App[Any], text: str) -> str:
 
 
 def _to_tmux(data: bytes) -> bool:
-    """Whether tmux took it: -w needs tmux 3.2."""
+    """Copy by tmux. Return whether it worked: -w needs tmux 3.2."""
     try:
         subprocess.run(
             ["tmux", "load-buffer", "-w", "-"],

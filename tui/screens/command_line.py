@@ -1,4 +1,4 @@
-"""The command line: text -> what to do."""
+"""Parses a line of the explorer's command line into a command and its argument."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold"
 def parse_command(text: str) -> tuple[str, str]:
     """`12` -> ("layer", "12"); `t 97` -> ("threshold", "0.97"); `k 512` -> ("k", "512"); `filter key`.
 
-    Any action of the explorer by its id, or the end of it, gives that action with no argument.
+    The id of any of the explorer's actions, or the last part of it, gives that action without an argument.
 
     Raises:
         InputError: no such command, or an argument that does not fit.
@@ -47,8 +47,7 @@ def parse_command(text: str) -> tuple[str, str]:
 
 
 def command_names() -> set[str]:
-    """The commands that take an argument, and the actions of the explorer by the end of their ids, where only one has
-    it."""
+    """The commands that take an argument, and the last parts of the explorer's action ids that are unique."""
     ends = Counter((binding.id or "").rpartition(".")[2] for binding in EXPLORER if isinstance(binding, Binding))
     return {*_WITH_ARGUMENT, *ALONE, *(end for end, count in ends.items() if end and count == 1)}
 
@@ -59,7 +58,7 @@ def full_name(name: str) -> str:
 
 
 def takes_argument(name: str) -> bool:
-    """Whether a command may be followed by something."""
+    """Whether a command may be followed by an argument."""
     return full_name(name) in _WITH_ARGUMENT
 
 
@@ -86,7 +85,7 @@ def _offset(argument: str) -> str:
 
 
 def _unit(argument: str) -> str:
-    """By name: `k/k0`, `stable_rank`, `%`."""
+    """Read a unit's name: `k/k0`, `stable_rank`, `%`."""
     name = {"%": "percent", "effective": "effective_rank", "stable": "stable_rank"}.get(argument, argument)
     return unit_of(name).name
 

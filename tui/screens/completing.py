@@ -1,4 +1,4 @@
-"""What a command may become: its name, and what follows it."""
+"""Completes commands of the explorer: their names, and their arguments."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..data.wording import percent
 from .command_line import command_names, full_name, takes_argument
 
 _MOST_FILES = 1000
-"""Names of a folder that are looked at."""
+"""At most this many names of a folder are read."""
 
 
 class Completer:
-    """Of commands to an explorer in this state."""
+    """Completes commands of an explorer in the given state."""
 
     def __init__(self, state: ExplorerState) -> None:
         self._state = state
@@ -36,8 +36,8 @@ class Completer:
         }
 
     def complete(self, text: str) -> tuple[str, str]:
-        """A text as far as there is only one way to complete it, and the ways that there are, where these are several.
-        What cannot be completed stays as it is."""
+        """The text completed as far as there is only one way, and the choices from there if there are several. A text
+        that cannot be completed is returned unchanged."""
         name, gap, argument = text.lstrip().partition(" ")
         if gap:
             ways = self._arguments.get(full_name(name))
@@ -70,10 +70,10 @@ class Completer:
 
 
 def _paths(text: str) -> list[str]:
-    """The files and folders that begin so; none where that cannot be listed."""
+    """The files and folders whose paths begin like this; none if they cannot be listed."""
     folder, slash, name = text.rpartition("/")
     found = []
-    with suppress(OSError, RuntimeError, ValueError):  # ~nobody, a null character
+    with suppress(OSError, RuntimeError, ValueError):  # ~nobody, or a null character
         for path, _ in zip(Path(f"{folder}{slash}" or ".").expanduser().iterdir(), range(_MOST_FILES), strict=False):
             if path.name.startswith(name) and path.name.isprintable() and (name or not path.name.startswith(".")):
                 found.append(f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}")

@@ -1,4 +1,4 @@
-"""Small screens over the explorer: a question, and the keys."""
+"""Small screens over the explorer: a question, a choice, lines to read, and the keys."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..data.glossary import GLOSSARY
 from ..settings import keys
 
 QUIET_SECONDS = 0.3
-"""An answer comes so long after the question was painted, and a yes so long after any other key: what is typed at
-what looks like a shell (`sudo su`, `yes`) is no answer."""
+"""Seconds after painting a question before it takes an answer, and after any other key before it takes a yes: typing
+meant for a shell (`sudo su`, `yes`) is no answer."""
 
 
 class Confirm(ModalScreen[bool]):
-    """A question; y says yes, or the key that asked, pressed again (`again`: Textual's names of it), esc and n no."""
+    """A question. y says yes, and so does the key that opened it (`again`: Textual's names of it); esc and n say no."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.CONFIRM
 
@@ -45,13 +45,13 @@ class Confirm(ModalScreen[bool]):
         yield box
 
     def on_mount(self) -> None:
-        self.call_after_refresh(self._count_from_here)
+        self.call_after_refresh(self._note_painted)
 
-    def _count_from_here(self) -> None:
+    def _note_painted(self) -> None:
         self._painted = monotonic()
 
     def on_key(self, event: Key) -> None:
-        """Take away what was typed for something else, but for esc, which nobody types at a shell.
+        """Drop keys that were meant for something else, except esc, which nobody types at a shell.
 
         The time of a key is when it was read from the terminal.
         """
@@ -72,7 +72,7 @@ class Confirm(ModalScreen[bool]):
 
 
 class Choice(ModalScreen[int | None]):
-    """One of several lines, by j k and enter; esc chooses none."""
+    """A choice of one of several lines by j k and enter; esc chooses none."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.CHOICE
 
@@ -97,7 +97,7 @@ class Choice(ModalScreen[int | None]):
         self.dismiss(event.option_index)
 
     def action_cursor(self, step: int) -> None:
-        """Next or previous line."""
+        """Go to the next or previous line."""
         options = self.query_one(OptionList)
         options.action_cursor_down() if step > 0 else options.action_cursor_up()
 
@@ -127,16 +127,16 @@ class Reading(ModalScreen[None]):
         self._lines.update(Text("\n".join(lines)))
 
     def action_close(self) -> None:
-        """Back to the explorer."""
+        """Go back to the explorer."""
         self.dismiss(None)
 
     def action_scroll(self, lines: int) -> None:
-        """Lines up or down."""
+        """Scroll by lines."""
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
 
 class Help(ModalScreen[None]):
-    """The keys of the explorer and of the pane that has the focus, what the marks mean, and the glossary."""
+    """The keys of the explorer and of the focused pane, the meaning of the marks, and the glossary."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HELP
 
@@ -164,12 +164,12 @@ class Help(ModalScreen[None]):
             yield self._words
 
     def action_close(self) -> None:
-        """Back to the explorer."""
+        """Go back to the explorer."""
         self.dismiss(None)
 
     @staticmethod
     def _table(sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Table:
-        """A heading and two columns each; between them a free line."""
+        """A table of two columns, with a heading for each section and an empty line between sections."""
         table = Table.grid(padding=(0, 2))
         for title, rows in sections:
             table.add_row("", Text(title, style="bold"))
@@ -179,13 +179,13 @@ class Help(ModalScreen[None]):
         return table
 
     def action_words(self) -> None:
-        """To the first line of the glossary."""
+        """Go to the first line of the glossary."""
         self.query_one(VerticalScroll).scroll_to_widget(self._words, top=True, animate=False)
 
     def action_top(self) -> None:
-        """To the first key."""
+        """Go to the first key."""
         self.query_one(VerticalScroll).scroll_home(animate=False)
 
     def action_scroll(self, lines: int) -> None:
-        """Lines up or down."""
+        """Scroll by lines."""
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)

@@ -1,4 +1,4 @@
-"""Errors of ours: the traceback goes to a file, the user gets a sentence."""
+"""Errors in our code: the traceback goes to a file, and the user gets a sentence."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _LOCK = threading.Lock()
 
 class _File(RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - the base class's
-        raise  # the base class prints a traceback to stderr, which is the user's screen
+        raise  # the base class would print a traceback to stderr, onto the user's screen
 
 
 def log_path() -> Path:
-    """Where the tracebacks are."""
+    """The path of the file with tracebacks."""
     return user_log_path("rankscope") / "rankscope.log"
 
 
 def report(error: Exception, doing: str) -> str:
     """Write the traceback and return what to tell the user: `<doing> failed: <why>; details in <path>`.
 
-    What the user can mend is a sentence of its own and is not logged. May be called from any thread.
+    An error that the user can mend has a sentence already and is not logged. May be called from any thread.
     """
     if isinstance(error, InputError):
         return printable(str(error), 500)
@@ -43,7 +43,7 @@ def report(error: Exception, doing: str) -> str:
 
 
 def _write(what: str, error: Exception) -> None:
-    """Opened for one entry: a run without errors makes no file, and keeps none open."""
+    """Open the file, write one entry and close it: without errors no file is made or kept open."""
     path = log_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _File(path, maxBytes=_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""What computing will take, before it is asked for; and, where nothing is computed yet, what there is to be seen."""
+"""What computing will take, to be shown before it starts; and what a chart says while nothing is computed."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from ..data.session import Session
 from ..data.wording import duration, left_out
 
 CORE_PACE = 1e10
-"""Floating-point operations a second of one core, in float64: the 210 projections of SmolLM2-135M took two 4.5 s."""
+"""Floating-point operations per second of one core in float64: two cores took 4.5 s for the 210 projections of
+SmolLM2-135M."""
 _PACED = 1024
-"""Spectra, evenly spread, whose time tells how long others take."""
+"""Number of stored spectra, evenly spread, whose solving times give the estimate for others."""
 LESSON = (
     ("k90", "fewest singular values with 90 % of the energy, the sum of sigma^2"),
     ("k0", "k90 of noise of this shape; k90/k0 below 1: the weights have structure"),
     ("k*", "m n / (m + n): below that rank two factors have fewer parameters"),
 )
-"""Three of the lines on a chart of nothing; the words of the glossary, each in the room of a small terminal."""
+"""Three lines of an empty chart, in words of the glossary, each short enough for a small terminal."""
 
 
 def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> list[str]:
-    """What a scan of a model will do: how many projections, how many bytes, how long, as far as is known."""
+    """Lines about a scan to come: how many projections and bytes, and how long it takes, as far as is known."""
     lines = [f"{printable(session.model.name)}:" if len(session.model.name) < 60 else ""]
     lines.append(
-        f"compute {_what(missing, bool(session.shown_as))}" + (f" that match {printable(pattern)}" if pattern else "")
+        f"compute {_counts(missing, bool(session.shown_as))}" + (f" that match {printable(pattern)}" if pattern else "")
     )
     lines.append(_weights(session, missing))
     if session.experts is not None and any(p.expert is not None for p in missing):
@@ -44,8 +45,9 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     return [line for line in lines if line]
 
 
-def _what(missing: Sequence[Projection], weighs: bool) -> str:
-    """`210 projections`; what else there is among them is counted apart. `weighs`: another state is shown."""
+def _counts(missing: Sequence[Projection], weighs: bool) -> str:
+    """`210 projections`; other spectra among them are counted separately. `weighs`: the model is shown in a
+    state, so projections as they are get a word too."""
     twins, noises = sum(bool(p.null) for p in missing), sum(map(is_noise, missing))
     if twins:
         return f"{len(missing)} spectra, {twins} of them with random signs"
@@ -66,8 +68,8 @@ def _state(p: Projection, weighs: bool) -> str:
 def beginning(
     session: Session, every: Sequence[Projection], selected: Sequence[Projection], scan: str, compute: str
 ) -> tuple[Text, ...]:
-    """The lines of a chart where nothing of a model is computed: what the keys `scan` and `compute` do, and three
-    numbers by name. `every` is what a scan computes, `selected` what the other key does."""
+    """The lines of a chart while nothing of a model is computed: what the keys `scan` and `compute` do, and three named
+    numbers. `every` is what a scan computes, `selected` what the other key computes."""
     rows = [(scan, f"asks, then computes {len(every)}: {_briefly(session, every)}")]
     if selected:
         rows.append((compute, f"computes the {len(selected)} selected: {_briefly(session, selected)}"))
@@ -83,7 +85,7 @@ def _briefly(session: Session, missing: Sequence[Projection]) -> str:
 
 
 def _weights(session: Session, missing: Sequence[Projection]) -> str:
-    """How much of the files is read, or fetched."""
+    """How many bytes of the files are read or fetched."""
     if to_fetch := session.to_fetch(missing):
         return f"fetching {byte_size(to_fetch)} of {byte_size(session.size)}"
     return f"reading {byte_size(_size(session, missing))} of weights"
@@ -97,7 +99,7 @@ def _size(session: Session, missing: Sequence[Projection]) -> int:
 
 
 def _time(session: Session, missing: Sequence[Projection]) -> str:
-    """How long it takes, by what is stored of the model, else by what a core can do."""
+    """How long it takes, estimated from spectra of the model that are stored, or else from the speed of a core."""
     cost = sum(p.cost for p in missing)
     stored = [p for p in session.model.tree.projections if session.has(p)]
     every = stored[:: 1 + len(stored) // _PACED]

@@ -1,4 +1,4 @@
-"""Whether the explorer was ever opened here: the first time it names keys to begin with, and the tour."""
+"""Whether the explorer has run on this machine before: the first time it names some keys and the tour."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def is_first_run() -> bool:
     try:
         return not _marker().exists()
     except OSError:
-        return False  # a folder that cannot be read would show the hint for ever
+        return False  # with an unreadable folder the hint would be shown at every start
 
 
 def mark_seen() -> None:
-    """Leave the mark. Where that cannot be done the hint is shown again, and nothing else is wrong."""
+    """Leave a mark. If that fails, the hint is shown again next time."""
     with suppress(OSError):
         _marker().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_marker(), b"")

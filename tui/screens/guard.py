@@ -1,6 +1,6 @@
-"""An App that outlives its own errors: a failed key or view becomes a toast, and a traceback in the log.
+"""An App that survives errors in our code: a failed key or view becomes a toast, and a traceback in the log.
 
-Textual ends the program at the first exception in a handler, and takes scans and screen state with it.
+Textual ends the program at the first exception in a handler, which would lose running scans and the screen's state.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from textual.worker import WorkerFailed
 from .error_log import report
 
 MANY = 20
-"""So many errors within a second are a loop: the program ends."""
+"""This many errors within a second are taken as a loop, and the program ends."""
 SHOWN_SECONDS = 8.0
-"""How long a toast stands; so long its sentence is not said again."""
+"""Seconds that a toast is shown; its sentence is not repeated meanwhile."""
 
 
 class Surviving(App[ReturnType], inherit_bindings=False):
-    """Errors before `is_up` end the program, with `last_words` for the terminal it leaves behind."""
+    """Errors before `is_up` end the program, which leaves `last_words` on the terminal."""
 
     BINDINGS: ClassVar[list[BindingType]] = []
 
@@ -41,9 +41,9 @@ class Surviving(App[ReturnType], inherit_bindings=False):
         self._failures: deque[float] = deque(maxlen=MANY)
 
     def failed(self, error: Exception, doing: str, *, of_user: bool = False) -> None:
-        """Log an error and say so; or end, where nothing is on the screen yet or errors do not stop.
+        """Log an error and report it; end the program if nothing is on the screen yet, or if errors do not stop.
 
-        Those of the user's keys do stop, even where one is held.
+        Errors of the user's keys (`of_user`) always stop, even with a held key.
         """
         sentence = self._logged(error, doing)
         if self.is_up and (of_user or not self._is_loop()):
@@ -64,14 +64,14 @@ class Surviving(App[ReturnType], inherit_bindings=False):
         self.failed(error, f"the key {key}" if key else type(message).__qualname__, of_user=bool(key))
 
     def _failed_drawing(self, widget: Widget, error: Exception) -> None:
-        """Said once: the toast itself has the screen drawn again."""
+        """Report an error once, as its toast draws the screen again."""
         what = f"drawing the {widget.id or type(widget).__name__}"
         if (what, type(error).__name__) not in self._undrawn:
             self._undrawn.add((what, type(error).__name__))
             self._say(self._logged(error, what))
 
     def _logged(self, error: Exception, doing: str) -> str:
-        if self._exception is None:  # a test's pilot raises it when the test is over
+        if self._exception is None:  # a test's pilot raises it after the test
             self._exception = error
             self._exception_event.set()
         return report(error, doing)
@@ -83,11 +83,11 @@ class Surviving(App[ReturnType], inherit_bindings=False):
             self.notify(sentence, severity="error", markup=False, timeout=SHOWN_SECONDS)
 
     def _handle_exception(self, error: Exception) -> None:
-        """Of timers, workers, layout: what has no message that it answers."""
+        """Handle errors of timers, workers and layout, which no message has caused."""
         self.failed(error.error if isinstance(error, WorkerFailed) else error, "the explorer")  # type: ignore[arg-type]
 
     async def _dispatch_message(self, message: Message) -> None:
-        # A message pump ends at an exception that leaves this method, and its widget never answers again.
+        # If an exception leaves this method, the message pump ends and its widget never reacts again.
         try:
             await super()._dispatch_message(message)
         except Exception as error:  # noqa: BLE001 - this is where errors end
@@ -98,8 +98,8 @@ class Surviving(App[ReturnType], inherit_bindings=False):
         super()._register_child(parent, child, before, after)
 
     def _guard(self, widget: Widget) -> None:
-        """The same for every widget, textual's own included; and one that cannot be drawn stays empty, where
-        textual would draw nothing of the screen and try again sixty times a second."""
+        """Guard every widget, Textual's included. One that cannot be drawn stays empty; without this, Textual would
+        draw nothing of the screen and try again sixty times a second."""
         dispatch, draw = widget._dispatch_message, widget.render_lines
 
         async def dispatch_guarded(message: Message) -> None:

@@ -1,6 +1,7 @@
-"""Where it is kept how a model was looked at last, and which commands were given: in the user's state folder.
+"""Keeps how each model was looked at last, and which commands were given, in the user's state folder.
 
-A file a model, by the content of the model: it is found again under another name, and never lies in the store.
+There is a file for each model, named by its content, so that it is found under another name of the model. The store
+is not used for it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from ..data.model import Model
 from ..data.remembered import Remembered, UnreadableError, read
 
 _LARGEST = 64 * 1024
-"""Bytes of a file that is read: none of ours has more."""
+"""Bytes of a file that are read: none of ours has more."""
 _MOST = 500
-"""Models that are remembered: beyond, those are forgotten that were not opened for longest."""
+"""Models that are remembered; those that were not opened for longest are forgotten first."""
 COMMANDS = 200
 """Commands that are remembered."""
 
@@ -32,12 +33,12 @@ COMMANDS = 200
 class Memory:
     """How one model was looked at, until it is opened again.
 
-    `last` is how it was looked at last, None where nothing is remembered; `said` says in a line why not, "" for none.
-    Any number of explorers may keep theirs: what was kept last counts.
+    `last` is the state in which it was left, None if nothing is remembered; `said` is a line that says why, "" for no
+    problem. Several explorers may keep theirs; the last one wins.
     """
 
     def __init__(self, model: Model, *, fresh: bool = False) -> None:
-        """`fresh`: what was kept before is not looked at."""
+        """`fresh`: ignore what was kept before."""
         identities = sorted({p.source.identity for p in model.tree.projections})
         self._path = _folder() / f"{digest(*identities)}.json"
         self._about = {"name": model.name, "folder": model.folder}
@@ -61,7 +62,7 @@ class Memory:
             self.last = found
 
     def keep(self, now: Remembered) -> str:
-        """Keep how it is looked at, where that is other than before; why that cannot be done, "" where it can."""
+        """Keep the state if it has changed. Return why that failed, "" if it worked."""
         if now == self._written or not self._may_write:
             return ""
         try:
@@ -79,7 +80,7 @@ class Memory:
 
 
 def last_used() -> Mapping[str, float]:
-    """When models were looked at last, in seconds since 1970, by their folders in the store."""
+    """When models were last looked at, in seconds since 1970, by their folders in the store."""
     found: dict[str, float] = {}
     with suppress(OSError):
         for path in _folder().glob("*.json"):
@@ -94,12 +95,12 @@ class Commands:
     """The commands that were given to the explorer, the newest last, in one file for all models."""
 
     def __init__(self, *, kept: bool = True) -> None:
-        """`kept`: in the file, and read from there; else in memory alone."""
+        """`kept`: read from and written to the file; otherwise only in memory."""
         self._kept = kept
         self.lines: list[str] = _read_commands() if kept else []
 
     def add(self, text: str) -> None:
-        """Remember one more. Where it cannot be written it is remembered until the explorer ends."""
+        """Remember one more. If it cannot be written, it is remembered until the explorer ends."""
         if not text.strip() or text in self.lines[-1:]:
             return
         self.lines = [*self.lines, text][-COMMANDS:]
@@ -110,7 +111,7 @@ class Commands:
             flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK
             handle = os.open(_commands_path(), flags, 0o600)
             try:
-                os.write(handle, f"{text}\n".encode(errors="replace"))  # a line at once: others may write, too
+                os.write(handle, f"{text}\n".encode(errors="replace"))  # one call a line: others may write too
             finally:
                 os.close(handle)
 

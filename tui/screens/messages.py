@@ -1,4 +1,4 @@
-"""What threads post to the event loop."""
+"""Messages that threads post to the event loop."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class SpectraLost(Message):
 
 
 class NumbersLoaded(Message):
-    """Numbers that the store's table does not keep are in memory, of these keys: those of the lens (`of_lens`), which
-    every pane shows, or others that only what stands over the chart shows."""
+    """Numbers with these keys that the store's table does not keep are in memory: the lens's (`of_lens`), which every
+    pane shows, or others that only the view above the chart shows."""
 
     def __init__(self, keys: set[str], of_lens: bool) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class NumbersLoaded(Message):
 
 
 class BackgroundDone(Message):
-    """Slow work has ended: `then` goes on with it on the event loop."""
+    """Slow work has ended: `then` is called on the event loop."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class BackgroundDone(Message):
 
 
 class BackgroundFailed(Message):
-    """Slow work went wrong; `doing` says what was being done."""
+    """Slow work has failed; `doing` names it."""
 
     def __init__(self, error: Exception, doing: str) -> None:
         super().__init__()

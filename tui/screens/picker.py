@@ -1,4 +1,4 @@
-"""No MODEL given: choose among stored and cached models and the demo."""
+"""The choice among stored and cached models and the demo, if no MODEL is given."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from .terminal_driver import TerminalDriver, draw_after_fg, use_plain
 
 _HEADINGS = ("model", "layers", "stored", "size", "used", "from")
 _WIDTHS = (6, 11, 9, 8)
-"""Columns of layers, stored, size and used."""
+"""Widths of the columns for layers, stored, size and used."""
 _NAME = (12, 40)
-"""Least and most columns of a name."""
+"""Smallest and largest width of a name."""
 _LEAVE_SECONDS = 0.2
-"""How long leaving waits for the headers that are being read."""
+"""Seconds that leaving waits for headers that are being read."""
 
 
 class HeadersRead(Message):
-    """What the headers of a model say; None where nothing does."""
+    """The facts from a model's headers; None if they cannot be read."""
 
     def __init__(self, name: str, found: Headers | None) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class HeadersRead(Message):
 
 
 class Picker(App[str]):
-    """Returns the chosen model's name, None where the user left. Typing leaves the models with all of the words."""
+    """Returns the chosen model's name, None if the user left. Typing leaves the models with all of the words."""
 
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = False
@@ -62,7 +62,7 @@ class Picker(App[str]):
         self._headers: dict[str, Headers | None] = {}
         self._shown: list[AtHand] = []
         self._is_left = threading.Event()
-        # A model of 91,000 tensors takes two seconds: another can be chosen meanwhile.
+        # The headers of a model with 91,000 tensors take two seconds; another can be chosen meanwhile.
         self._reader = threading.Thread(target=self._read, daemon=True)
 
     def compose(self) -> ComposeResult:
@@ -70,7 +70,7 @@ class Picker(App[str]):
         yield Static(id="headings")
         options = OptionList(id="picker")
         options.border_title = "open a model"
-        options.can_focus = False  # its keys are the app's: what is typed goes to the line above
+        options.can_focus = False  # the app handles its keys, and typed words go to the line above
         yield options
         if self._said:
             yield Static(Text(printable(self._said, 500)), id="said")
@@ -81,7 +81,7 @@ class Picker(App[str]):
 
     def on_mount(self) -> None:
         draw_after_fg(self)
-        self.query_one(Input).cursor_blink = False  # idle is silent
+        self.query_one(Input).cursor_blink = False  # nothing is sent while the user does nothing
         self._list()
         self._reader.start()
 
@@ -100,7 +100,7 @@ class Picker(App[str]):
     def _headers_read(self, message: HeadersRead) -> None:
         self._headers[message.name] = message.found
         choice = next((choice for choice in self._shown if choice.name == message.name), None)
-        for options in self.query(OptionList):  # none, where the picker is being left
+        for options in self.query(OptionList):  # there is none while the picker closes
             if choice is not None:
                 options.replace_option_prompt(choice.name, self._row(choice))
 
@@ -113,12 +113,12 @@ class Picker(App[str]):
         self.query_one(OptionList).action_select()
 
     def action_cursor(self, step: int) -> None:
-        """Next or previous line."""
+        """Go to the next or previous line."""
         options = self.query_one(OptionList)
         options.action_cursor_down() if step > 0 else options.action_cursor_up()
 
     def action_leave(self) -> None:
-        """Take back what is typed, else quit without a choice."""
+        """Clear what is typed, or quit without a choice."""
         words = self.query_one(Input)
         if words.value:
             words.value = ""
@@ -132,18 +132,18 @@ class Picker(App[str]):
         return super().check_action(action, parameters)
 
     def _read(self) -> None:
-        """Of one model after the other, in a thread."""
+        """Read the headers of one model after the other, in a thread."""
         for choice in self._found:
             if self._is_left.is_set():
                 return
             try:
                 found = headers(choice.name, self._root)
-            except Exception:  # noqa: BLE001 - whatever is wrong with a model is said when it is opened
+            except Exception:  # noqa: BLE001 - what is wrong with a model is reported when it is opened
                 found = None
             self.post_message(HeadersRead(choice.name, found))
 
     def _list(self) -> None:
-        """The models that have all of the words, the cursor on the one where it was."""
+        """List the models that have all of the words, with the cursor on the same model as before."""
         words = self.query_one(Input).value.lower().split()
         options = self.query_one(OptionList)
         at = self._shown[options.highlighted].name if options.highlighted is not None else ""
@@ -165,7 +165,7 @@ class Picker(App[str]):
         used = "-" if choice.used is None else ago(self._now - choice.used)
         where = ", ".join(filter(None, [choice.where, choice.trouble]))
         row = Text(self._line(choice.title, layers, stored, size, used, where))
-        row.truncate(max(1, self.size.width - 3), overflow="ellipsis")  # borders and a scroll bar
+        row.truncate(max(1, self.size.width - 3), overflow="ellipsis")  # minus borders and a scroll bar
         return row
 
     def _line(self, name: str, *cells: str) -> str:

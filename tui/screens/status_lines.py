@@ -1,4 +1,4 @@
-"""The texts of the single lines."""
+"""The texts of the explorer's single lines: model, selection, job and keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
 from ..data.grid import EXPERT, LAYER, Grid, Selection, member_of
-from ..data.pair import Lens, Pair
+from ..data.lens import Lens
+from ..data.pair import Pair
 from ..data.phrases import byte_size
 from ..data.session import Session, State
 from ..data.views import BY_KEY, View
@@ -22,7 +23,7 @@ from ..data.wording import describe
 
 
 class Hint(NamedTuple):
-    """What the last line says of a key; `ident` is the binding's, "" where it is several."""
+    """A key in the last line, with its word; `ident` is the binding's id, "" for several."""
 
     keys: str
     word: str
@@ -35,7 +36,7 @@ QUIT = Hint("q", "quit", "quit")
 OUTLIER, ZOOM = Hint("b", "outlier", "outlier.next"), Hint("z", "overview", "zoom")
 CUT = (Hint("+", "cut more", "plan.more"), Hint("-", "cut less", "plan.less"))
 _LAST = next(key for key in sorted(BY_KEY) if key + 1 not in BY_KEY)
-"""Up to here every digit is a view."""
+"""Every digit up to this one is the key of a view."""
 HINTS = (
     Hint(f"0-{_LAST}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
     THRESHOLD, Hint("u", "unit", "unit"), Hint("?", "help", "help"),
@@ -44,15 +45,16 @@ HINTS = (
     Hint(", .", "rank"), Hint("a", "axes", "axes"), Hint("e", "export", "export"),
     Hint("tab", "pane", "pane.next"), Hint(":", "command", "command"), Hint("ctrl+p", "palette"), WEIGHT,
 )  # fmt: skip
-"""Most wanted first. While something is computed STOP comes first and SCAN is left out; where there are two models SIDE
-comes before these; under a weighting WEIGHT stands for THRESHOLD, and that behind QUIT; keys of the
-focused pane alone stand behind QUIT too."""
+"""In order of importance. While something is computed, STOP comes first and SCAN is left out; with two models SIDE
+comes before these; under a weighting WEIGHT takes the place of THRESHOLD, which goes after QUIT, like keys of the
+focused pane."""
 
 
 def chart_title(
     view: int, unit: str, axes: int, facets: bool, relative: bool, compare: bool, weighting: str = "", rows: str = LAYER
 ) -> str:
-    """What is drawn of what, under which weighting, against what, and on which axes; `rows` are those of the grid."""
+    """The chart's title: what is drawn, of which selection, under which weighting, compared with what, on which
+    axes; `rows` names the rows of the grid."""
     spec = BY_KEY[view]
     what = spec.title.replace("{unit}", unit).replace("{rows}", rows)
     if view == View.SPECTRUM and relative:
@@ -64,7 +66,8 @@ def chart_title(
 
 
 def model_text(pair: Pair, projections: Sequence[Projection], layers: int) -> tuple[str, str]:
-    """What is open: name, revision, kind of weights, size; and on the right what is stored of it. Of two: names."""
+    """The model's name, revision, kind of weights and size; and on the right how much is stored. For two models
+    names."""
     first, second = pair.first, pair.second
     stored = f"{first.stored(projections)}/{len(projections)} stored"
     if second is None:
@@ -104,7 +107,7 @@ def bits(quantisation: str) -> str:
 
 
 def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
-    """The selection and, where it is one projection, its shape and number or state."""
+    """The selection; for a single projection also its shape and its number or state."""
     found = selection.projections(grid)
     text = Text(printable(selection.label(grid)), "bold")
     if selection.column is not None and selection.row is not None and len(found) > 1:
@@ -122,18 +125,18 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
 
 
 def waiting_text(pair: Pair) -> str:
-    """Why what is computed cannot be saved for now, "" where it can."""
+    """Why computed spectra cannot be saved for now, "" if they can."""
     found = (session.progress for session in pair.opened)
     waiting = next((progress.waiting for progress in found if progress and progress.busy and progress.waiting), "")
     return printable(waiting, 500)
 
 
 _NAMED = 2
-"""Devices that are named: more of them are counted."""
+"""At most this many devices are named; more of them are counted."""
 
 
 def job_text(session: Session, running: Projection | None, state: str) -> str:
-    """Device, what is running, done and in all, rate, time left, failures; `state` is said first."""
+    """Device, running projection, done and total, rate, time left, failures; `state` comes first."""
     progress = session.progress
     found = progress.devices if progress else ()
     where = ", ".join(found) if len(found) <= _NAMED else f"{len(found)} workers"
@@ -160,7 +163,7 @@ def _state(lens: Lens, p: Projection) -> Text:
 
 
 def _refused(p: Projection) -> str:
-    """In a word or two why there is no spectrum."""
+    """Why there is no spectrum, in a word or two."""
     if p.problem is None:
         return "failed"
     if p.role == GROUP_OV and not any(q.problem for q in p.parents):
@@ -171,14 +174,14 @@ def _refused(p: Projection) -> str:
 
 
 def trouble(lens: Lens, p: Projection) -> str:
-    """Why there is no spectrum of a projection, "" where there is one or may be."""
+    """Why there is no spectrum of a projection, "" if there is or may be one."""
     session, there = lens.session(p)
     return there.problem or session.failures.get(there.key, "") if there is not None else ""
 
 
 def troubles(lens: Lens, selected: Sequence[Projection]) -> str:
-    """Why what is selected has no spectrum, any more or at all, else what is to be said of it; of several that failed
-    the first, by name."""
+    """Why the selection has no spectrum (any more), or else a note about it; for several, the first failure with its
+    name."""
     if len(selected) == 1:
         only = selected[0]
         return printable(trouble(lens, only) or loss(lens, only) or only.note)
@@ -190,7 +193,7 @@ def troubles(lens: Lens, selected: Sequence[Projection]) -> str:
 
 
 def loss(lens: Lens, p: Projection) -> str:
-    """That there was a spectrum of a projection, "" where there is one or was none."""
+    """A sentence if the stored spectrum of a projection was lost, "" otherwise."""
     session, there = lens.session(p)
     is_lost = there is not None and there.key in session.lost and session.state(there) is State.NOT_COMPUTED
     return "what was stored of it is damaged; enter computes it again" if is_lost else ""
@@ -204,9 +207,9 @@ def shown_hints(
     zoom: Hint = ZOOM,
     own: tuple[Hint, ...] = (),
 ) -> tuple[Hint, ...]:
-    """What the last line has to say, while something is computed (`is_busy`) or not, of one model or of two, under a
-    weighting or not, while a plan shows or not; `zoom` says where ZOOM goes, `own` are keys of the focused pane, which
-    stand behind QUIT."""
+    """The keys for the last line. They depend on whether something is computed (`is_busy`), whether there are two
+    models, whether a weighting is on, and whether a plan is shown. `zoom` says where ZOOM goes; `own` are keys of the
+    focused pane, which come after QUIT."""
     moved = {QUIT: (QUIT, *(THRESHOLD,) * is_weighted, *own), ZOOM: () if zoom in own else (zoom,)}
     if is_weighted:
         moved |= {THRESHOLD: (WEIGHT,), WEIGHT: ()}
@@ -215,7 +218,7 @@ def shown_hints(
 
 
 def key_line(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Text:
-    """As many of these as fit, with the keys that the user's keymap gives them; or a sentence, and how to stop."""
+    """As many hints as fit, with their keys in the user's keymap; or a sentence, and how to stop."""
     line = Text("".join(shown for _, shown in _fitting(width, hints, keymap, note)))
     if note:
         return line.append(f" {note}", "bold yellow")
@@ -224,7 +227,7 @@ def key_line(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note:
 
 
 def hint_at(x: int, width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Hint | None:
-    """What the line of keys says at a column."""
+    """The hint at a column of the line of keys."""
     end = 0
     for hint, shown in _fitting(width, hints, keymap, note):
         end += len(shown)
@@ -234,7 +237,7 @@ def hint_at(x: int, width: int, hints: Sequence[Hint], keymap: Mapping[str, str]
 
 
 def _fitting(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str) -> Iterator[tuple[Hint, str]]:
-    """The hints that fit, each with what is written of it."""
+    """The hints that fit, each with its text."""
     room = width
     for hint in (hint for hint in hints if not note or hint is STOP):
         shown = f" {keymap.get(hint.ident, hint.keys)} {hint.word} "

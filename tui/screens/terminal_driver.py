@@ -1,4 +1,4 @@
-"""The terminal under the explorer: where lines are written, how they are encoded, and how it is put back."""
+"""The terminal under the explorer: where output is written, how it is encoded, and how the terminal is restored."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from textual.scrollbar import ScrollBarRender
 from ..settings.encoding import letters, plain, shows_unicode
 
 _LOCK_SECONDS = _WRITE_SECONDS = 0.1
-"""How long a terminal that takes nothing is waited for."""
+"""Seconds to wait for a terminal that takes no output."""
 _PIECE = 4096
 _AS_BEFORE = "".join(
     [
-        "\x1b[?2026l",  # nothing is held back
+        "\x1b[?2026l",  # no output is held back
         "\x1b[0m",
         "\x1b[?2004l",  # bracketed paste
         "\x1b[?7h",  # long lines wrap
@@ -39,15 +39,16 @@ _AS_BEFORE = "".join(
         "\x1b[?1004l",  # focus
     ]
 )
-"""What `LinuxDriver.stop_application_mode` writes, and what ends a line that was cut off."""
+"""What `LinuxDriver.stop_application_mode` writes, and what resets a line that was cut off."""
 
 
 class Output:
-    """The file that Textual's thread writes to: stdout, whatever stderr is. A terminal that is gone takes all."""
+    """The file that Textual's thread writes to: stdout, even if stderr is redirected. If the terminal is gone, output
+    is dropped."""
 
     def __init__(self) -> None:
         stdout = sys.__stdout__
-        assert stdout is not None  # main_tui has looked: it is a terminal
+        assert stdout is not None  # checked by main_tui: it is a terminal
         self._fd = os.dup(stdout.fileno())
         self._encoding, self._errors = stdout.encoding, stdout.errors or "strict"
         self._lock = threading.Lock()
@@ -66,14 +67,14 @@ class Output:
             data = data[os.write(self._fd, data) :]
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, as nothing is buffered."""
 
     def fileno(self) -> int:
-        """Of the terminal."""
+        """The terminal's file descriptor."""
         return self._fd
 
     def leave(self, last: str) -> None:
-        """Write this and nothing after it, from any thread; not where the terminal takes nothing any more."""
+        """Write a last text and nothing after it, from any thread; skipped if the terminal takes no output any more."""
         self._closed = True
         is_free = self._lock.acquire(timeout=_LOCK_SECONDS)
         try:
@@ -86,7 +87,7 @@ class Output:
 
 
 class TerminalDriver(LinuxDriver):
-    """Textual's, but it draws on stdout, reads in the terminal's encoding, and can be put back from any thread."""
+    """Textual's driver, drawing on stdout and reading in the terminal's encoding; it can be reset from any thread."""
 
     def __init__(self, app: App[Any], **options: Any) -> None:
         super().__init__(app, **options)
@@ -96,30 +97,31 @@ class TerminalDriver(LinuxDriver):
         self._of, self._suspending = app, app.app_suspend_signal
 
     def suspend_application_mode(self) -> None:
-        """As the terminal was before, until fg. Textual tells of its own key alone, not of a SIGTSTP from elsewhere."""
+        """Restore the terminal until fg. Textual only does so for its key, not for a SIGTSTP from elsewhere."""
         self._suspending.publish(self._of)
         super().suspend_application_mode()
 
     def start_application_mode(self) -> None:
-        """The other screen, and keys one by one."""
+        """Switch to the other screen, and read single keys."""
         self._in_use = True
         super().start_application_mode()  # type: ignore[no-untyped-call]
 
     def stop_application_mode(self) -> None:
-        """As the terminal was before."""
+        """Restore the terminal."""
         super().stop_application_mode()
         self._in_use = False
 
     def run_input_thread(self) -> None:
-        """Textual takes every terminal's bytes for UTF-8, and one that is not for the end."""
+        """Read keys. Textual assumes that terminals send UTF-8, and stops at bytes that are not; so we decode for
+        it."""
         linux_driver.getincrementaldecoder = lambda _: lambda: self  # type: ignore[attr-defined, assignment]
         assert sys.__stdin__ is not None
         self._decoder = getincrementaldecoder(sys.__stdin__.encoding)("replace")
         super().run_input_thread()
 
     def decode(self, data: bytes, final: bool = False) -> str:
-        """What was typed. Where the terminal is gone it ends the program, by another signal where that of a terminal
-        is ignored (nohup): textual would read nothing, again and again."""
+        """Decode what was typed. If the terminal is gone, end the program, by another signal if SIGHUP is ignored
+        (nohup): otherwise Textual would read nothing in an endless loop."""
         if not data and not final:
             is_told = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGHUP if is_told else signal.SIGTERM)
@@ -127,12 +129,12 @@ class TerminalDriver(LinuxDriver):
         return self._decoder.decode(data, final)
 
     def put_back(self) -> None:
-        """As the terminal was before, at once and from any thread; what is drawn later is not seen."""
+        """Restore the terminal at once, from any thread; later output is not seen."""
         if self._in_use:
             if self.attrs_before is not None:
                 with suppress(termios.error):
                     termios.tcsetattr(self.fileno, termios.TCSANOW, self.attrs_before)
-                    termios.tcflush(self.fileno, termios.TCIFLUSH)  # answers to what was asked of the terminal
+                    termios.tcflush(self.fileno, termios.TCIFLUSH)  # replies to queries of the terminal
             self._output.leave(_AS_BEFORE)
 
 
@@ -144,24 +146,24 @@ class _Plain(LineFilter):
         self._encoding = encoding
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - the base class's
-        """In characters that the terminal has."""
+        """The segments in characters that the terminal has."""
         return [Segment(plain(text, self._encoding), style, control) for text, style, control in segments]
 
 
 def use_plain(app: App[Any]) -> None:
-    """Draw an app in ASCII where the terminal's encoding is not UTF-8."""
+    """Draw an app in ASCII if the terminal's encoding is not UTF-8."""
     if not shows_unicode():
-        # A bar that begins or ends within a line or column does so at its edge.
+        # A bar that begins or ends within a line or column is rounded to its edge.
         ScrollBarRender.VERTICAL_BARS = ScrollBarRender.HORIZONTAL_BARS = [" "] * 8
         app._filters.append(_Plain(letters()))
 
 
 def draw_after_fg(app: App[Any]) -> None:
-    """Have all of an app drawn again when the shell's fg brings it back; it has to be mounted."""
+    """Draw all of an app again when the shell's fg brings it back; the app must be mounted."""
     app.app_resume_signal.subscribe(app, lambda _: app.refresh(layout=True))
 
 
 def put_back(app: App[Any]) -> None:
-    """Put back the terminal that an app draws on, from any thread."""
+    """Restore the terminal that an app draws on, from any thread."""
     if isinstance(app._driver, TerminalDriver):
         app._driver.put_back()

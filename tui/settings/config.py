@@ -1,4 +1,4 @@
-"""What the settings file and the command line may say."""
+"""The settings that a file and the command line may give."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings; the defaults hold where there is no file.
+    """The settings; the defaults hold without a file.
 
-    `theme`: AUTO is Textual's own where there are 256 colours, else one of the terminal's colours. `depth`: None
-    for as many colours as the terminal has. `keymap`: binding id -> keys, of the bindings that were changed.
-    `contrast`: what shades are spread over, to start with.
-    `suspend`: whether a key leaves the terminal to the shell until fg. `bell`: whether the terminal's bell rings when
-    a scan is through. `mouse`: whether clicks come to the explorer, and not to the terminal for selecting text.
-    `warnings`: sentences on what a file says that is no setting.
+    `theme`: AUTO is Textual's default theme if there are 256 colours, else one made of the terminal's colours. `depth`:
+    None for as many colours as the terminal has. `keymap`: binding id -> keys, for the changed bindings. `contrast`:
+    what shades are spread over at the start. `suspend`: whether a key leaves the terminal to the shell until fg.
+    `bell`: whether the terminal's bell rings at the end of a scan. `mouse`: whether the explorer gets clicks, and not
+    the terminal for selecting text. `warnings`: sentences about unknown settings of the file.
     """
 
     theme: str = AUTO

@@ -1,6 +1,6 @@
-"""Terminals whose encoding is not UTF-8: which they are, and ASCII in the place of frames, curves, arrows and dots.
+"""Terminals whose encoding is not UTF-8: how to recognise them, and ASCII for frames, curves, arrows and dots.
 
-Nothing else decides this. What draws uses Unicode throughout; this is the last step before a terminal's bytes.
+This is decided only here. Drawing code uses Unicode throughout; this is the last step before a terminal's bytes.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _ACROSS = "\u2500\u2501\u2574\u2576\u2578\u257a\u257c\u257e"
 _FRAMES, _BLOCKS, _BRAILLE = range(0x2500, 0x2580), range(0x2580, 0x25A0), range(0x2800, 0x2900)
 _DOWN = "\u2502\u2503\u2506\u2507\u250a\u250b\u254e\u254f\u2551\u2575\u2577\u2579\u257b\u257d\u257f"
 _DOT_ROWS = (0b00001001, 0b00010010, 0b00100100, 0b11000000)
-"""The two dots of each row of a braille character, from the top, as bits of its number."""
+"""The bits of the two dots in each row of a braille character, from the top."""
 
 _HANDLERS: dict[str, str] = {}
-"""The error handlers that streams were given -> the encoding that the stream had."""
+"""Error handlers given to streams -> the encoding that the stream had."""
 
 
 def shows_unicode() -> bool:
-    """Whether the terminal shows UTF-8: PYTHONIOENCODING says so, or else the locale and Python agree on it.
+    """Whether the terminal shows UTF-8: PYTHONIOENCODING says so, or both the locale and Python do.
 
-    Where no locale is set, as in most containers, Python's own answer counts: its terminal is nearly always UTF-8.
+    If no locale is set, as in most containers, only Python's answer counts, as its terminal is nearly always UTF-8.
     """
     chosen = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
     if chosen:
         return _is_utf8(chosen)
-    # None is the encoding of what Rich puts in place of stdout.
+    # None is the encoding of Rich's replacement of stdout.
     return (is_utf8_locale() or not _locale()) and _is_utf8(sys.stdout.encoding or "utf-8")
 
 
@@ -52,16 +52,16 @@ def is_utf8_locale() -> bool:
 
 
 def _locale() -> str:
-    """The locale of characters that the user has set, "" for none."""
+    """The locale for characters that the user has set, "" for none."""
     ctype, lang = os.environ.get("LC_CTYPE", ""), os.environ.get("LANG", "")
     if ctype in ("C.UTF-8", "C.utf8") and lang in ("", "C", "POSIX"):
-        ctype = ""  # set by Python itself where the user's locale is C (PEP 538)
+        ctype = ""  # set by Python if the user's locale is C (PEP 538)
     return os.environ.get("LC_ALL") or ctype or lang
 
 
 def set_up_streams() -> None:
-    """Let stdout and stderr write whatever they are given: outside UTF-8 our glyphs as ASCII, what the encoding has
-    as it is, the rest as \\u escapes."""
+    """Let stdout and stderr write any text: outside UTF-8 our glyphs become ASCII, characters that the encoding has
+    stay, and the rest becomes \\u escapes."""
     is_unicode = shows_unicode()
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):
@@ -73,19 +73,19 @@ def set_up_streams() -> None:
 
 
 def letters() -> str:
-    """The encoding of the letters that a terminal outside UTF-8 has. Where Python writes UTF-8 there all the same, it
-    does not know the locale, and ASCII is what is sure."""
+    """The encoding for letters on a terminal outside UTF-8. If Python writes UTF-8 there, it does not know the locale,
+    and only ASCII is safe."""
     encoding = _HANDLERS.get(sys.stdout.errors or "", sys.stdout.encoding)
     return "ascii" if _is_utf8(encoding) else encoding
 
 
 @lru_cache(4096)
 def plain(text: str, encoding: str) -> str:
-    """The text as wide as before, in characters of this encoding, and without frames, curves and the like."""
-    return "".join(char if char.isascii() else _glyph(char) or _kept(char, encoding) for char in text)
+    """The text at the same width in characters of this encoding, without frames, curves and the like."""
+    return "".join(char if char.isascii() else _glyph(char) or _encodable(char, encoding) for char in text)
 
 
-def _kept(char: str, encoding: str) -> str:
+def _encodable(char: str, encoding: str) -> str:
     try:
         char.encode(encoding)
     except UnicodeEncodeError:
@@ -95,7 +95,7 @@ def _kept(char: str, encoding: str) -> str:
 
 @lru_cache(4096)
 def _glyph(char: str) -> str:
-    """The ASCII character for one that only draws, "" for letters and all else."""
+    """The ASCII character for one that only draws, "" for letters and everything else."""
     code = ord(char)
     if char in _GLYPHS:
         return _GLYPHS[char]
@@ -103,11 +103,11 @@ def _glyph(char: str) -> str:
         return "-" if char in _ACROSS else "|" if char in _DOWN else "+"
     if code in _BLOCKS:
         return "|"
-    return _dots(code - _BRAILLE.start) if code in _BRAILLE else ""
+    return _braille_as_ascii(code - _BRAILLE.start) if code in _BRAILLE else ""
 
 
-def _dots(bits: int) -> str:
-    """A braille character by how many dots it has, and where."""
+def _braille_as_ascii(bits: int) -> str:
+    """The ASCII character for a braille character, by how many dots it has, and where."""
     rows = [number for number, row in enumerate(_DOT_ROWS) for _ in range((bits & row).bit_count())]
     if len(rows) > 4:
         return "*" if len(rows) < 7 else "#"
@@ -120,7 +120,7 @@ def _dots(bits: int) -> str:
 
 
 def _replacing(encoding: str) -> str:
-    """The name of an error handler for the ASCII codec that knows glyphs and a stream's own encoding."""
+    """The name of an error handler for the ASCII codec that knows glyphs and a stream's encoding."""
     name = f"rankscope-{encoding}"
     _HANDLERS[name] = encoding
 

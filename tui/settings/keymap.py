@@ -1,4 +1,4 @@
-"""The user's keys: which bindings can be given others, and which keys would then do two things at once."""
+"""The user's keys: which bindings may be changed, and which keys would then do two things."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECTIONS: Mapping[str, list[BindingType]] = {
     "over directions": keys.READING,
     "in the list of models": keys.PICKER,
 }
-_PALETTE = Binding("ctrl+p", "command_palette", "command palette")  # textual's own
+_PALETTE = Binding("ctrl+p", "command_palette", "command palette")  # Textual's
 _MODIFIERS = {"ctrl", "shift", "alt", "super", "meta", "hyper"}
 _SIGNS = Binding.make_bindings([(sign, "") for sign in punctuation if sign != ","])
 _NAMES = {*(key.value for key in Keys), *(binding.key for binding in _SIGNS), "comma"}
@@ -37,7 +37,7 @@ def bindings(table: list[BindingType]) -> list[Binding]:
 
 
 def unknown(keymap: Mapping[str, str]) -> Iterator[str]:
-    """A sentence on each name in the keymap that no binding has."""
+    """A sentence about each name in the keymap that no binding has."""
     names = _ids()
     for ident in keymap:
         if ident not in names:
@@ -47,14 +47,14 @@ def unknown(keymap: Mapping[str, str]) -> Iterator[str]:
 
 
 def checked(keymap: Mapping[str, str]) -> dict[str, str]:
-    """The keymap with textual's names of keys, "?" is question_mark; without what `unknown` names.
+    """The keymap with Textual's names of keys ("?" is question_mark), without names that `unknown` reports.
 
     Raises:
         InputError: an unknown key, or a key that another binding has at the same time.
     """
     names = _ids()
     found = {ident: ",".join(_key_names(ident, text)) for ident, text in keymap.items() if ident in names}
-    for tables in _together():
+    for tables in _tables_in_force():
         _refuse_clashes(tables, found)
     return found
 
@@ -76,7 +76,7 @@ def _key_names(ident: str, text: str) -> list[str]:
     return names
 
 
-def _together() -> Iterator[list[BindingType]]:
+def _tables_in_force() -> Iterator[list[BindingType]]:
     """The tables that are in force at the same time."""
     for pane in keys.PANES.values():
         yield [*pane, *keys.PLAN, *keys.EXPLORER, *keys.APP, _PALETTE]
@@ -86,7 +86,8 @@ def _together() -> Iterator[list[BindingType]]:
 
 
 def _refuse_clashes(table: list[BindingType], keymap: Mapping[str, str]) -> None:
-    """A pane's key may cover one of the explorer's by design (enter); a key that the user gives may cover nothing."""
+    """Refuse keys that would do two things. In our defaults a pane's key may hide one of the explorer's (enter); a key
+    that the user gives may hide none."""
     owners: dict[str, Binding] = {}
     for binding in (b for b in table if isinstance(b, Binding)):
         for key in keymap.get(binding.id or "", binding.key).split(","):

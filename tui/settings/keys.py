@@ -1,4 +1,4 @@
-"""Every key of the explorer, as data: key, action, what the footer calls it, id for keymaps, and what it does."""
+"""Every key of the explorer as data: key, action, footer text, id for keymaps, and help text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..data.views import keyed
 
 SUSPEND = "suspend"
 AT_ANY_TIME = ("quit_at_once", SUSPEND)
-"""The bindings that hold in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
+"""Bindings that hold in dialogs and menus too: Textual tries the app's bindings last, and not at all from a dialog."""
 ASKING = ("filter", "command", "scan", "quit", "unit", "weight", "export", "inspect", "help")
-"""Actions that run before the next key is handed to a pane: ":12" may arrive in one packet, and what follows an "s" is
-for its question. A change of panes need not: "jj3j" is worked off in order, each key by what has the focus by then."""
+"""Actions that finish before a pane gets the next key: ":12" may arrive in one packet, and a key after "s" is for its
+question. Changing panes need not finish: "jj3j" is processed in order, each key by the pane that has the focus then."""
 NOT_IN_PROMPTS = (*ASKING, "pane", "next_pane")
 """Actions whose keys are characters, or do nothing, in an open prompt."""
 
@@ -81,7 +81,7 @@ TREE = _keys(
     ("end,G", "scroll_end", "bottom", "tree.bottom", "Last line"),
     ("pageup,ctrl+u", "page_up", "page up", "tree.page_up", "A page up"),
     ("pagedown,ctrl+d", "page_down", "page down", "tree.page_down", "A page down"),
-    # The tree's own enter would open the node; here it computes, as everywhere.
+    # The tree's enter would open the node; here it computes, as everywhere.
     ("enter", "screen.compute", "compute", "tree.compute", "Compute the selection; open what is computed"),
 )
 
@@ -163,7 +163,7 @@ APP = _keys(
 
 
 def at_any_time(suspend: bool) -> list[BindingType]:
-    """APP, of which a setting may take one away."""
+    """The bindings of APP, without the one that the setting `suspend` turns off."""
     return [b for b in APP if suspend or not (isinstance(b, Binding) and b.id == SUSPEND)]
 
 
@@ -171,7 +171,7 @@ PLAN = _keys(
     ("plus", "cut(1)", "cut more", "plan.more", "The plan cuts one per cent more"),
     ("minus", "cut(-1)", "cut less", "plan.less", "The plan cuts one per cent less"),
 )
-"""Of the explorer, while a plan shows."""
+"""The explorer's bindings while a plan is shown."""
 
 PANES = {
     "tree": TREE,
@@ -184,7 +184,7 @@ PANES = {
 }
 
 PROMPT: list[BindingType] = [
-    # ctrl+c before the input line, which would take it for copying.
+    # Handle ctrl+c before the input line, which would take it for copying.
     Binding("escape,ctrl+c", "cancel", "back", id="prompt.cancel", tooltip="Back", show=False, priority=True),
     *_keys(
         ("tab", "complete", "complete", "prompt.complete", "Complete the command as far as it is clear"),
@@ -242,12 +242,12 @@ def pane_table(name: str) -> list[BindingType]:
 
 
 def actions() -> dict[str, str]:
-    """What the explorer's bindings do, by their ids."""
+    """The actions of the explorer's bindings, by their ids."""
     return {b.id or "": b.action for b in (*EXPLORER, *PLAN) if isinstance(b, Binding)}
 
 
 def keys_of(table: list[BindingType], ident: str, keymap: Mapping[str, str]) -> list[str]:
-    """Textual's names of the keys of the binding with this id, as the user's keymap has them."""
+    """Textual's names of the keys of the binding with this id, under the user's keymap."""
     binding = next(b for b in table if isinstance(b, Binding) and b.id == ident)
     return [key.strip() for key in keymap.get(ident, binding.key).split(",")]
 
@@ -259,6 +259,6 @@ def first_key(ident: str, keymap: Mapping[str, str]) -> str:
 
 
 def shown_keys(binding: Binding, keymap: Mapping[str, str]) -> str:
-    """The keys of a binding, as the user's keymap has them, as a person writes them."""
+    """The keys of a binding under the user's keymap, as a person writes them."""
     keys = keymap.get(binding.id or "", binding.key)
     return " ".join(NAMES.get(key.strip(), key.strip()) for key in keys.split(","))

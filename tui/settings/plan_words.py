@@ -1,4 +1,4 @@
-"""The words of `:plan` -> the plan that is asked for."""
+"""The words of `:plan`, read as a plan to make."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ _PLAN_WORDS = (
 
 
 def plan_wish(text: str, pattern: str = "") -> PlanWish:
-    """What `:plan` is asked for: `20% of=total uniform filter=*.mlp.*`, the options of `rankscope plan` as words;
-    `pattern` where no filter is among them.
-
+    """The plan that the words of `:plan` describe: `20% of=total uniform filter=*.mlp.*` are the options of `rankscope
+    plan` as words. `pattern` is the filter if they name none.
     Raises:
-        InputError: a word that is none of these, or a value that does not fit.
+        InputError: an unknown word, or a value that does not fit.
     """
     share, *words = text.split()
     found: dict[str, Any] = {"pattern": pattern}

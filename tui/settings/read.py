@@ -1,4 +1,4 @@
-"""The settings file: where it is, what may stand in it, and what to say about a mistake."""
+"""The settings file: where it is, how it is read, and what to say about a mistake in it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .values import threshold
 
 _MOST_BYTES = 1 << 20
 _MOST_RANK = 10**9
-"""Numbers as large as a TOML file can hold are no floats."""
+"""Integers that a TOML file can hold may be too large for a float."""
 _COLORS = ("sequential", "below", "above", "series")
 _LINE = ("rank", "role")
 
 
 class _WrongError(Exception):
-    """What is wrong, with the key in front."""
+    """A mistake in the file: a sentence that begins with the key."""
 
 
 def config_path() -> Path:
-    """Where the settings are looked for: $RANKSCOPE_CONFIG, else the user's folder for settings.
+    """The path of the settings file: $RANKSCOPE_CONFIG, else in the user's folder for settings.
 
     Raises:
         InputError: $RANKSCOPE_CONFIG is in a home folder that does not exist.
@@ -47,20 +47,19 @@ def config_path() -> Path:
 
 
 def load(file: Path) -> Config:
-    """The settings in a file; the defaults where there is none. What is no setting is left out, with a warning: the
-    file may be that of another version.
+    """The settings in a file; the defaults if there is none. Unknown settings are left out with a warning, as the file
+    may be that of another version.
 
-    Whether bindings, keys and the theme exist is not asked here but by who has imported textual.
-
+    Whether bindings, keys and the theme exist is checked later, by code that has imported Textual.
     Raises:
-        InputError: the file cannot be used; names it, the key, and what to write.
+        InputError: the file cannot be used; the message names the file, the key, and what to write.
     """
     try:
         with file.open("rb") as stream:
             raw = stream.read(_MOST_BYTES + 1)
         if len(raw) > _MOST_BYTES:
             raise _WrongError("larger than 1 MB: too large for a settings file")
-        import tomllib  # only for who has a file
+        import tomllib  # only if there is a file
 
         table = tomllib.loads(raw.decode("utf-8-sig"))
         warnings = tuple(_sentence(file, text) for text in _take_unknown(table))
@@ -71,7 +70,7 @@ def load(file: Path) -> Config:
         reason = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError:
         reason = "is not written in UTF-8"
-    except (ValueError, RecursionError) as error:  # tomllib: its own error is a ValueError
+    except (ValueError, RecursionError) as error:  # tomllib's error is a ValueError
         reason = f"is not TOML: {error}"
     except _WrongError as error:
         reason = str(error)
@@ -83,7 +82,7 @@ def _sentence(file: Path, text: str) -> str:
 
 
 def _take_unknown(table: dict[str, Any]) -> Iterator[str]:
-    """Take out of a file's table what is no setting; yields a sentence on each."""
+    """Remove unknown settings from a file's table, and yield a sentence about each."""
     yield from _take_others(table, _READERS, "")
     colors, lines = table.get("colors"), table.get("lines")
     if isinstance(colors, dict):
@@ -94,7 +93,7 @@ def _take_unknown(table: dict[str, Any]) -> Iterator[str]:
 
 
 def _take_others(table: dict[str, Any], known: Iterable[str], prefix: str) -> Iterator[str]:
-    """Take out every key but these."""
+    """Remove every key except the known ones."""
     names = list(known)
     for key in [key for key in table if key not in names]:
         del table[key]
@@ -109,7 +108,7 @@ def _theme(value: Any) -> tuple[str, str]:
 
 def _color(value: Any) -> tuple[str, Depth | None]:
     names = (AUTO, *Depth)
-    name = str(value)  # 256 is as good as "256"
+    name = str(value)  # 256 means "256"
     if name not in names:
         raise _WrongError(f"color is {value!r}: write one of {', '.join(names)}")
     return "depth", None if name == AUTO else Depth(name)
@@ -126,7 +125,7 @@ def _thresholds(value: Any) -> tuple[str, tuple[float, ...]]:
 
 
 def _share(value: Any, key: str) -> float:
-    """An energy threshold as `-t` takes it."""
+    """An energy threshold, written as for `-t`."""
     try:
         return threshold(str(_typed(value, (int, float, str), key, "")))
     except (ArgumentTypeError, _WrongError):
@@ -156,7 +155,7 @@ def _keymap(value: Any) -> tuple[str, dict[str, str]]:
 
 
 def _flat(table: dict[str, Any], prefix: str, hint: str) -> Iterable[tuple[str, str]]:
-    """view.tree = "0" without quotes is a table in a table to TOML."""
+    """Flatten nested tables: TOML reads view.tree = "0" without quotes as a table in a table."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.", hint)
@@ -206,7 +205,7 @@ def _text(value: Any, key: str, hint: str) -> str:
 
 
 def _typed(value: Any, kinds: tuple[type, ...], key: str, hint: str) -> Any:
-    """The value if it is of one of these types; TOML's true is no number."""
+    """The value if it has one of these types; TOML's true does not count as a number."""
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise _WrongError(f"{key} is {value!r}: {hint}")
     return value
@@ -225,4 +224,4 @@ _READERS: dict[str, Callable[[Any], tuple[str, Any]]] = {
     "keymap": _keymap,
     "colors": _colors,
 }
-"""Key of the file -> what gives the field of Config and its value."""
+"""Key of the file -> function that returns the field of Config and its value."""

@@ -1,4 +1,4 @@
-"""What the terminal can show. Imported before textual, which reads its settings from the environment at import."""
+"""What the terminal can show. Imported before Textual, which reads its settings from the environment at import."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .config import AUTO, Config
 from .palette import Depth, palette
 
 ANSI_THEME = "ansi-dark"
-"""Textual's theme of the terminal's own colours, background and text included: good on light ones too."""
+"""Textual's theme in the terminal's colours, background and text included: readable on light ones too."""
 _SYSTEMS = {Depth.MANY: "256", Depth.SIXTEEN: "standard", Depth.MONO: "standard"}
 
 
 def depth_of(config: Config, environ: Mapping[str, str]) -> Depth:
-    """As many colours as the settings say, else as the terminal says it has; none under NO_COLOR (no-color.org)."""
+    """The number of colours in the settings, else what the terminal reports; none under NO_COLOR (no-color.org)."""
     if config.depth is not None:
         return config.depth
     term = environ.get("TERM", "")
@@ -25,10 +25,10 @@ def depth_of(config: Config, environ: Mapping[str, str]) -> Depth:
 
 
 def set_up(config: Config, environ: MutableMapping[str, str]) -> Config:
-    """Prepare textual for these settings; returns them with the depth and the palette that hold here.
+    """Prepare Textual for these settings; return them with the depth and the palette that hold here.
 
-    256 colours where the terminal has 16 million: 18-30 % fewer bytes over SSH. A choice that the user made in
-    textual's own variables stands.
+    256 colours are used even if the terminal has 16 million: 18-30 % fewer bytes over SSH. If the user has set
+    Textual's variables, they are left alone.
     """
     depth = depth_of(config, environ)
     environ.setdefault("TEXTUAL_COLOR_SYSTEM", _SYSTEMS[depth])
@@ -36,7 +36,7 @@ def set_up(config: Config, environ: MutableMapping[str, str]) -> Config:
         environ["NO_COLOR"] = "1"
     else:
         environ.pop("NO_COLOR", None)
-    if depth is Depth.MONO:  # with any other theme textual turns the colours into greys, which are colours
+    if depth is Depth.MONO:  # with any other theme Textual turns the colours into greys, which are colours
         environ["TEXTUAL_THEME"] = ANSI_THEME
     elif config.theme != AUTO:
         environ["TEXTUAL_THEME"] = config.theme

@@ -1,4 +1,4 @@
-"""What a person types -> a value: a threshold, a reference line, a number."""
+"""Reads what a person types: a threshold, a reference line, a number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..data.reference_lines import ReferenceLine
 
 
 def threshold(text: str) -> float:
-    """An energy threshold: 0.9, 90 or 90%. Above 1 the number is a percentage."""
+    """Read an energy threshold: 0.9, 90 or 90%. Above 1 the number is a percentage."""
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
@@ -22,12 +22,12 @@ def threshold(text: str) -> float:
 
 
 def thresholds(text: str) -> list[float]:
-    """One energy threshold, or several with commas: 60,80."""
+    """Read one energy threshold, or several separated by commas: 60,80."""
     return [threshold(part) for part in text.strip(",").split(",")]
 
 
 def cut(text: str) -> float:
-    """A share of parameters that is to go: 20% or 0.2, rounded to 12 digits. Above 1 the number is a percentage."""
+    """Read the share of parameters to remove: 20% or 0.2, rounded to 12 digits. Above 1 the number is a percentage."""
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
@@ -39,8 +39,8 @@ def cut(text: str) -> float:
 
 
 def kept_ranks(text: str) -> KeptRanks:
-    """Ranks to keep: 512 for all, query=1536,key_value=512 by role, with commas or blanks between; both at once: the
-    number is that of all other roles."""
+    """Read ranks to keep: 512 for all, or query=1536,key_value=512 by role, separated by commas or blanks. With both,
+    the plain number is for all other roles."""
     example = "write 512, or by role query=1536,key_value=512 (short: q k v o kv)"
     common: list[int] = []
     roles: dict[str, int] = {}
@@ -60,7 +60,7 @@ def kept_ranks(text: str) -> KeptRanks:
 
 
 def reference_line(text: str) -> ReferenceLine:
-    """A rank to draw across the layers: NAME=K, or NAME=K@ROLE for one of one role."""
+    """Read a rank to draw across the layers: NAME=K, or NAME=K@ROLE for one role."""
     name, _, value = text.partition("=")
     number, at, role = value.partition("@")
     name, role = name.strip(), role.strip()
@@ -74,14 +74,14 @@ def reference_line(text: str) -> ReferenceLine:
 
 
 def whole(text: str) -> int:
-    """A whole number, 0 or above, of at most nine digits."""
+    """Read a whole number, 0 or above, of at most nine digits."""
     if not text.isdecimal() or len(text) > 9:
         raise ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """A whole number above zero."""
+    """Read a whole number above zero."""
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)

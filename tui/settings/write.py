@@ -14,7 +14,7 @@ from .config import AUTO, Config
 
 
 def written(config: Config, file: Path, themes: Iterable[str]) -> str:
-    """TOML with comments; `file` is where the settings are looked for."""
+    """TOML with comments; `file` is the path at which settings are read."""
     found = "" if file.exists() else " (not there: all is at its default)"
     return "\n".join(
         [
@@ -59,7 +59,7 @@ def _colors(config: Config) -> Iterator[str]:
 
 
 def _keymap(config: Config) -> Iterator[str]:
-    """A binding at its default is a comment: it follows when the default changes."""
+    """Lines of the keymap. Bindings at their default are comments, so that they follow when the default changes."""
     yield '# Keys: take the # away and write others, "x" or "x,ctrl+y". The names have to stay in quotes.'
     yield "[keymap]"
     for title, table in keymap.SECTIONS.items():
@@ -71,6 +71,6 @@ def _keymap(config: Config) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    """A basic string of TOML, in ASCII: a terminal with another encoding would change the rest."""
+    """A TOML basic string in ASCII, as a terminal with another encoding would change other characters."""
     plain = ("\\" + c if c in '"\\' else c if " " <= c <= "~" else f"\\U{ord(c):08x}" for c in text)
     return f'"{"".join(plain)}"'

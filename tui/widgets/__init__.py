@@ -1,1 +1,1 @@
-"""One widget a file. Widgets draw and report keys; they own no state of the model."""
+"""Widgets, one in each file. They draw and report keys, and hold no state of the model."""

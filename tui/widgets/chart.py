@@ -1,4 +1,4 @@
-"""A pane of ready-made lines: the chart, under it the cursor on its ranks, and one line of read-out."""
+"""The pane of a chart: its lines as they were drawn, below them the cursor on its ranks, and a line of read-out."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from ..charts.ruler import pointer, ruled
 from ..settings import keys
 
 FOOT = 2
-"""Lines below the chart: the cursor's, kept free where there is none so that nothing jumps, and the read-out."""
+"""Lines below the chart: the cursor's, kept free without a cursor so that nothing moves, and the read-out."""
 REST = 0.1
 """Seconds after the cursor's last move before the rule through the chart follows it."""
 
 
 class ChartPane(Widget, can_focus=True):
-    """Shows what `show` was given, a rank on it; asks for other layers by `LayerStep`, for other ranks by `RankWalk`.
+    """Shows the painting that `show` was given and a rank on it. Keys for other layers post `LayerStep`, those for
+    other ranks `RankWalk`.
 
-    It draws no chart itself, and a cursor on another rank redraws two lines (362 bytes), not the chart (20 kB); the
-    rule through the chart follows once it rests.
+    It draws no chart itself. When the cursor moves to another rank, only two lines are drawn (362 bytes), not the chart
+    (20 kB); the rule through the chart follows once the cursor rests.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = keys.CHART
 
     class LayerStep(Message):
-        """The user asks for the same selection in another layer."""
+        """The user wants the same selection in another layer."""
 
         def __init__(self, layers: int) -> None:
             super().__init__()
             self.layers = layers
 
     class RankWalk(Message):
-        """The user asks for the rank so many columns further."""
+        """The user wants the rank this many columns further."""
 
         def __init__(self, columns: int) -> None:
             super().__init__()
             self.columns = columns
 
     class Resized(Message):
-        """There is another amount of room."""
+        """The size has changed."""
 
     def __init__(self, **kwargs: str) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
@@ -58,19 +59,19 @@ class ChartPane(Widget, can_focus=True):
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Columns and lines for the chart itself."""
+        """Columns and lines for the chart, without the lines below it."""
         return self.size.width, max(0, self.size.height - FOOT)
 
     @property
     def readout(self) -> Text:
-        """The last line, as it is shown."""
+        """The last line as shown."""
         return self._foot[1]
 
     def show(self, painting: Painting) -> None:
-        """Draw these lines, `canvas` in size, where they are others than before."""
+        """Draw the lines of a painting, `canvas` in size, if they differ from those before."""
         before, self._painting = self._painting, painting
         if before is None or before.lines != painting.lines:
-            self._foot = self._feet()
+            self._foot = self._foot_lines()
             self._rule = painting.columns(self._rank)
             self.refresh()
         else:
@@ -78,17 +79,17 @@ class ChartPane(Widget, can_focus=True):
             self._want_rule()
 
     def set_rank(self, k: int | None) -> None:
-        """Put the cursor on a rank, None: take it away. Where the chart has no ranks it is not seen."""
+        """Put the cursor on a rank, or remove it for None. It is only seen if the chart has ranks."""
         self._rank = k
         self._refresh_foot()
         self._want_rule()
 
     def action_step(self, layers: int) -> None:
-        """Another layer."""
+        """Go to another layer."""
         self.post_message(self.LayerStep(layers))
 
     def action_walk(self, columns: int) -> None:
-        """Another rank."""
+        """Go to another rank."""
         self.post_message(self.RankWalk(columns))
 
     def on_resize(self) -> None:
@@ -104,7 +105,7 @@ class ChartPane(Widget, can_focus=True):
         return strip.apply_style(self.rich_style)
 
     def _want_rule(self) -> None:
-        """Draw the rule where the cursor is once that has rested: in every line it costs as much as the two below."""
+        """Draw the rule once the cursor has rested: each line of it costs as much as the two lines below."""
         if self._rule_timer is not None:
             self._rule_timer.stop()
         self._rule_timer = self.set_timer(REST, self._move_rule)
@@ -117,14 +118,14 @@ class ChartPane(Widget, can_focus=True):
                 self.refresh(*(Region(column, y, 1, 1) for column in columns))
 
     def _refresh_foot(self) -> None:
-        foot = self._feet()
+        foot = self._foot_lines()
         for number, (old, new) in enumerate(zip(self._foot, foot, strict=True)):
             if old != new:
                 self.refresh(Region(0, self.size.height - FOOT + number, self.size.width, 1))
         self._foot = foot
 
-    def _feet(self) -> tuple[Text, Text]:
-        """The lines of the cursor and of the read-out."""
+    def _foot_lines(self) -> tuple[Text, Text]:
+        """The line of the cursor and the read-out."""
         painting, k = self._painting, self._rank
         if painting is None:
             return Text(), Text()

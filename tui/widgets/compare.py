@@ -1,4 +1,4 @@
-"""The marked projections side by side: every metric, and its difference to the first mark."""
+"""The marked projections side by side: every metric, and its difference to the first mark. View 6."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST_VALUE, LEAST_DIFFERENCE, GAP = 7, 7, 3
 
 
 class Compare(Sheet, inherit_bindings=False):
-    """`look` gives the lens for the numbers. Metrics are rows, marked projections columns."""
+    """`look` gives the lens for the numbers. Metrics are rows, marked projections are columns."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.COMPARE
     FIRST_COLUMN = 1
@@ -31,7 +31,7 @@ class Compare(Sheet, inherit_bindings=False):
     def __init__(self, look: Look, **kwargs: str) -> None:
         super().__init__(look, **kwargs)
         self._comparison = Comparison(look.lens, ())
-        self._widest: list[tuple[int, int]] = []  # of each mark's values and differences
+        self._widest: list[tuple[int, int]] = []  # for each mark, the width of its values and of its differences
 
     def title(self) -> str:
         weighting = self._look.lens.pair.shown_as
@@ -42,11 +42,11 @@ class Compare(Sheet, inherit_bindings=False):
         self._show(tuple(marks))
 
     def update(self, keys: Iterable[str] | None = None) -> None:  # noqa: ARG002 - the numbers of marks are few
-        """States, numbers or the lens changed."""
+        """Show the numbers again after states, numbers or the lens have changed."""
         self._show(self._comparison.marks)
 
     def text_of_cell(self) -> str:
-        """The number under the cursor, "" where there is none."""
+        """The number under the cursor, "" if there is none."""
         if not self._comparison.marks:
             return ""
         row, column = self.cursor[0], self.cursor[1] - 1
@@ -88,14 +88,14 @@ class Compare(Sheet, inherit_bindings=False):
         return text, DIM if value in (".", "-") else MARK_STYLES.get(value, PLAIN)
 
     def foot(self) -> str:
-        """Which projection the column is, and what the row is."""
+        """The column's projection, and the meaning of the row."""
         if not self._comparison.marks:
             return NOTHING
         field, column = self._comparison.fields[self.cursor[0]], self._comparison.columns[self.cursor[1] - 1]
         return f"{column.heading}: {column.projection.address}   {field.title}: {field.explained}"
 
     def _show(self, marks: tuple[Projection, ...]) -> None:
-        """Numbers are few here: all are worked out again, and the columns are as wide as they."""
+        """Compute all numbers again, as there are few, and fit the columns to them."""
         self._comparison = shown = Comparison(self._look.lens, marks)
         self._widest = []
         for number, column in enumerate(shown.columns):

@@ -1,4 +1,4 @@
-"""What a fine-tune changed of every projection, and what of the two models has no difference. View 8."""
+"""How a fine-tune changed each projection, and the tensors of the two models without a difference. View 8."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .sheet import DIM, FOOTER, MARK_STYLES, PLAIN, Sheet
 from .table import LEAST_ADDRESS, MetricTable
 
 _WORDS = 3 + max(len("unchanged"), *map(len, Apart))
-"""Characters of the column that has a word where there is no number."""
+"""Characters of the column that shows a word if there is no number."""
 _NUMBER = 9
 _WITHOUT = "8 shows what a second model changed: :against MODEL"
 
 
 class DeltaTable(Sheet, inherit_bindings=False):
-    """A row a difference, and after these a row for each tensor that has none. Rows are there while differences are
-    shown, in the place of the first model's projections."""
+    """A row for each difference, and after them a row for each tensor that has none. There are rows only while
+    differences are shown in place of the first model's projections."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.DELTA
 
@@ -56,18 +56,18 @@ class DeltaTable(Sheet, inherit_bindings=False):
         self._rows.show(projections)
         shown = grid.cells.items() if self._rows.deltas else ()
         self._places = {p.address: place for place, members in shown for p in members}
-        self._settle()
+        self._catch_up()
 
     def set_apart(self, apart: Sequence[WithoutDifference]) -> None:
         self._rows.show_apart(apart)
-        self._settle()
+        self._catch_up()
 
     def update(self, keys: Iterable[str] | None = None) -> None:
-        """States, numbers or the lens changed: of these content keys, None: of any."""
+        """Draw again after states, numbers or the lens have changed: rows with these content keys, or for None all."""
         if not self.is_on_screen:
             self._is_behind = True
         elif keys is None:
-            self._settle()
+            self._catch_up()
         else:
             changed = set(keys)
             self.refresh_rows(row for row in self._rows_in_view if self._rows.key(row) in changed)
@@ -93,7 +93,7 @@ class DeltaTable(Sheet, inherit_bindings=False):
         return f"{printable(model.against)} - {printable(model.name)}{by}"
 
     def content(self, content: Content) -> Content:
-        """The differences as they are sorted."""
+        """The differences in the order shown."""
         return replace(content, changes={self._look.lens.threshold: self._rows.changes()})
 
     def text_of_cell(self) -> str:
@@ -142,7 +142,7 @@ class DeltaTable(Sheet, inherit_bindings=False):
         return text, DIM if text in (".", "-", "unchanged") else MARK_STYLES.get(text, PLAIN)
 
     def foot(self) -> str:
-        """What the column is; of what has no difference, why."""
+        """The meaning of the column; for a tensor without a difference, the reason."""
         if not self.row_count:
             return ""
         listed = self._rows.listed(self.cursor[0])
@@ -160,7 +160,7 @@ class DeltaTable(Sheet, inherit_bindings=False):
     # The cursor
 
     def go(self, row: int, column: int) -> None:
-        """Put the cursor there, without telling anyone; what stands below is of the row too."""
+        """Move the cursor without reporting it; the line at the bottom depends on the row too."""
         before = self.cursor
         super().go(row, column)
         if before[0] != self.cursor[0]:
@@ -190,30 +190,31 @@ class DeltaTable(Sheet, inherit_bindings=False):
         return Selection(*place, single=None if len(self._grid.cells[place]) == 1 else p)
 
     def action_sort(self) -> None:
-        """By the column under the cursor, and go to the first row; again: the other way."""
+        """Sort by the column under the cursor, the other way the second time, and go to the first row."""
         if self._columns:
             at = self.cursor[1] - 2
             self._rows.sort(self._columns[at] if at >= 0 else None)
-            self._settle()
+            self._catch_up()
             self.action_jump(-1)
 
     def heading_clicked(self) -> None:
         self.action_sort()
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """Hidden and shown again between two layouts it gets no Show."""
+        """Draw lines. If it was hidden and shown again between two layouts, it has missed Show and takes in changes
+        now."""
         if self._is_behind:
-            self.call_next(self._settle)
+            self.call_next(self._catch_up)
         return super().render_lines(crop)
 
     def on_show(self, _: Show) -> None:
-        self._settle()
+        self._catch_up()
 
     def on_resize(self, _: Resize) -> None:
-        self._settle()
+        self._catch_up()
 
-    def _settle(self) -> None:
-        """Take in what changed, where anyone sees it; else when it is shown."""
+    def _catch_up(self) -> None:
+        """Take in what has changed if the table is visible; otherwise this waits until it is shown."""
         self._is_behind = not (self.is_attached and self.is_on_screen)
         if not self._is_behind:
             self._columns = columns_at(self._look.lens.threshold)

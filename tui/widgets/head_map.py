@@ -24,8 +24,8 @@ from .heatmap import Heatmap
 
 
 class HeadMap(Heatmap, inherit_bindings=False):
-    """The heatmap's overview of other rows, with a look of its own: `kind` (head_matrices.KINDS) is shown, one at
-    a time. What is selected of it is one head of one layer."""
+    """The heatmap's overview for heads, with a separate look. It shows one `kind` (head_matrices.KINDS) at a time, and
+    selects one head of one layer."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HEADS
 
@@ -37,18 +37,18 @@ class HeadMap(Heatmap, inherit_bindings=False):
         self.kind = ""
         self.said = "finding the heads"
         self._parents: frozenset[str] = frozenset()
-        self._told = Selection()
+        self._reported = Selection()
 
     # What is shown
 
     @property
     def rows(self) -> tuple[Projection, ...]:
-        """Those of the kind that the filter shows."""
+        """The heads of the kind that the filter shows."""
         found = self.heads.by_kind.get(self.kind, ())
         return tuple(p for p in found if any(q.address in self._parents for q in p.parents))
 
     def show_heads(self, heads: HeadRows) -> None:
-        """Show other rows, of the same kind where they have it."""
+        """Show other heads, of the same kind if they have it."""
         self.heads = heads
         self.said = "" if heads.every else next(iter(heads.unknown), "no attention has a known number of heads")
         self._set_kind(self.kind if self.kind in heads.by_kind else next(iter(heads.by_kind), ""))
@@ -65,49 +65,49 @@ class HeadMap(Heatmap, inherit_bindings=False):
 
     def _turn(self) -> None:
         lens = lens_for(self._main.lens, self.kind)
-        # All that it shows is of one role, and its columns are heads.
+        # All heads shown have the same role, and columns are heads.
         contrast = Contrast.MODEL if lens.contrast is Contrast.ROLE else lens.contrast
         self._look.lens = replace(lens, contrast=contrast)
         self._look.tells_noise = compares_with_noise(self._main.lens, self.kind)
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:  # noqa: ARG002 - the base class's
-        """Of other projections the heads."""
+        """Show the heads of these projections."""
         self._parents = frozenset(q.address for p in projections for q in (p, *p.parents))
         self._set_kind(self.kind)
 
     def set_marks(self, marks: Sequence[Projection]) -> None:
-        """Mark those of its own among these."""
+        """Mark the heads among these."""
         self._look.marked = frozenset(p.key for p in marks)
         self._repaint(self._in_view)
 
     def update(self, keys: Iterable[str] | None = None) -> None:
-        """Look again at rows of these content keys."""
+        """Draw again what has changed in heads with these content keys, or for None in all."""
         self._turn()
-        if self.grid.rows:  # as long as heads were not looked at there are none
+        if self.grid.rows:  # there are none until heads have been found
             self._look.forget(keys)
             super().update(keys)
 
     def keys_in_view(self) -> tuple[str, ...]:
-        """None: its numbers are loaded with all others."""
+        """No keys: its numbers are loaded together."""
         return ()
 
-    def load(self, projections: Sequence[Projection]) -> None:  # noqa: ARG002 - of the model's projections it shows none
-        """The ranks of its rows, at a threshold that the store does not keep. Reads files."""
+    def load(self, projections: Sequence[Projection]) -> None:  # noqa: ARG002 - it shows heads, not these projections
+        """Load the ranks of its heads for a threshold that the store does not keep. Reads files."""
         self._look.lens.load(self.rows)
 
     def title(self) -> str:
-        """What the rows are, and the number that stands for each."""
+        """The kind of the heads, and the name of the number."""
         if not self.grid.rows:
             return printable(self.said)
         return f"{printable(label_of(self.rows))}: {super().title()}"
 
     def subtitle(self, room: int) -> Text:  # noqa: ARG002 - it is short
-        """The shades; where some cannot be made, why."""
+        """The shades, or why some heads are missing."""
         refused = next((p.problem for p in self.rows if p.problem), None)
         return Text(printable(refused)) if refused else self._shades()
 
     def content(self, content: Content) -> Content:
-        """Its rows."""
+        """The heads to export."""
         lenses = [lens_for(lens, self.kind) for lens in content.lenses]
         return replace(content, lenses=lenses, heads=self.rows)
 
@@ -119,8 +119,8 @@ class HeadMap(Heatmap, inherit_bindings=False):
     # The selection
 
     def show_selection(self, selection: Selection) -> None:
-        """Go to a head that is selected, or to the layer, without telling anyone."""
-        self._told = selection
+        """Move the cursor to a selected head, or to its layer, without reporting it."""
+        self._reported = selection
         single = selection.single
         head = head_of(single) if single is not None else None
         if head is not None and single is not None and single.layer is not None and head.kind == self.kind:
@@ -133,8 +133,8 @@ class HeadMap(Heatmap, inherit_bindings=False):
             self._point(Selection(row, column), (self.grid.rows.index(row), self.grid.columns.index(column)))
 
     def on_focus(self) -> None:
-        """The head under the cursor is what keys are about; where it is so already a sentence on screen stays."""
-        if self.shown.rows and self._told != self._selected():
+        """Select the head under the cursor for other keys. If it is selected already, a message on screen stays."""
+        if self.shown.rows and self._reported != self._selected():
             self._travel(*self.cursor)
 
     def _travel(self, row: int, column: int) -> None:
@@ -146,17 +146,17 @@ class HeadMap(Heatmap, inherit_bindings=False):
         self.post_message(self.CellSelected(self._selected()))
 
     def action_layer(self, step: int) -> None:
-        """The same head in another layer."""
+        """Go to the same head in another layer."""
         self._travel(self.cursor[0] + step, self.cursor[1])
 
     def action_kind(self, step: int) -> None:
-        """The next or previous kind; the ends hold."""
+        """Show the next or previous kind; stop at the ends."""
         kinds = [kind for kind in KINDS if kind in self.heads.by_kind]
         if self.kind in kinds:
             self._set_kind(kinds[max(0, min(len(kinds) - 1, kinds.index(self.kind) + step))])
 
     def _selected(self) -> Selection:
-        """What is under the cursor, for the other panes: its layer and the role that it is made of."""
+        """The head under the cursor for other panes, with its layer and the role that it is part of."""
         row, column = self.shown.rows[self.cursor[0]], self.shown.columns[self.cursor[1]]
         found = self.shown.cells.get((row, column), ())
         if not found:

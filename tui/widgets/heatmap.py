@@ -1,12 +1,11 @@
 """Layers x roles of numbers and shades: as a table, as one layer's experts, or turned as an overview.
 
-A ScrollView that draws lines itself: 53 ms to the first paint and 2 ms a key where DataTable takes 120
-and 4.4, and 83 ms against 1.2 s at 61 layers x 256 experts. Only the characters that change are sent.
+A ScrollView that draws lines itself: 53 ms to the first paint and 2 ms for a key, while DataTable takes 120 and 4.4;
+with 61 layers x 256 experts 83 ms against 1.2 s. Only the characters that change are sent.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -21,73 +20,30 @@ from textual.strip import Strip
 
 from rankscope.engine.spectrum import Projection
 
-from ..data.contrast import Contrast
 from ..data.grid import Column, Grid, Row, Selection, unfolded
 from ..data.kept_sum import ShownRanks
 from ..data.outliers import Role, by_distance
-from ..drawing.cell import GREY_FILL, GREYED, PLAIN
+from ..drawing.cell import PLAIN
 from ..drawing.cells import Look
+from ..drawing.shade_key import shade_key
 from ..drawing.strips import difference
 from ..settings import keys
 from .heatmap_overview import Overview
 from .heatmap_table import LONGEST_NAME, Layers, Pointer, shortened
 from .top_pane import TopPane
 
-MOST_DIGITS = 6
-"""Of a limit between two shades."""
-MILLION = 1e6
 TITLE_MARGIN = 4
-"""Columns of its border, inside the corners, that a title leaves free."""
-
-
-def shade_key(look: Look, column: Column | None = None) -> Text:
-    """The shades with the limits between them, of a role where each has its own; empty where there are no numbers to
-    spread them over. Above the limit from which cells are grey there is grey alone."""
-    above = look.lens.greyed_above
-    limits = [limit for limit in look.limits(column) if above is None or limit <= above]
-    text = Text()
-    for limit, written in zip(limits, _apart(limits, 3 if look.lens.contrast is Contrast.FIXED else 2), strict=True):
-        _patch(text, *look.shaded(limit, column))
-        text.append(written)
-    if limits and above is None:
-        _patch(text, *look.shaded(math.inf, column))
-    elif limits:
-        _patch(text, GREYED, 2 * GREY_FILL)
-    return text
-
-
-def _patch(text: Text, style: Style, level: str) -> None:
-    text.append(level or "  ", style)
-
-
-def _apart(limits: Sequence[float], digits: int) -> list[str]:
-    """Limits from the smallest up with so many digits, or as many more as it takes that no two read alike; of those
-    that still do with MOST_DIGITS all but the first are "".
-    """
-    for most in range(digits, MOST_DIGITS + 1):
-        texts = [_limit(limit, most) for limit in limits]
-        if len(set(texts)) == len(texts):
-            return texts
-    return ["" if text in texts[:at] else text for at, text in enumerate(texts)]
-
-
-def _limit(value: float, digits: int) -> str:
-    in_thousands = 1000 <= value < MILLION
-    number = value / 1000 if in_thousands else value
-    text = f"{number:.{digits}g}"
-    if "e+" in text and number < 1000:
-        text = f"{number:.0f}"
-    return f"{text.removeprefix('0')}{'k' * in_thousands}" or "0"
+"""Columns of the border, inside the corners, that a title leaves free."""
 
 
 class Heatmap(TopPane, inherit_bindings=False):
-    """`look` tells what a cell shows; `cursor`, from where the keys move, is (row, column) in `shown`, which is
-    `grid` or, while `unfolded` names a layer, the experts of one of its blocks."""
+    """`look` gives what a cell shows. `cursor`, which keys move, is (row, column) in `shown`; that is `grid`, or while
+    `unfolded` names a layer, the experts of one of its blocks."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HEATMAP
 
     class CellSelected(Message):
-        """The user selected a cell, or an expert."""
+        """The user selected a cell or an expert."""
 
         def __init__(self, selection: Selection) -> None:
             super().__init__()
@@ -106,7 +62,7 @@ class Heatmap(TopPane, inherit_bindings=False):
         self._form: Layers | Overview = Layers(look, self.grid, Size(0, 0))
 
     def title(self) -> str:
-        """The number; of the energy that ranks keep, what these come to."""
+        """The name of the number; for the energy that given ranks keep, also what these ranks come to."""
         found = self._ranks.sum(self._look.lens) if self._look.lens.measure.needs_ranks else None
         if found is None:
             return super().title()
@@ -114,8 +70,8 @@ class Heatmap(TopPane, inherit_bindings=False):
         return f"{name}{found.fitting(self.size.width - TITLE_MARGIN - len('3 heatmap  ') - len(name))}"
 
     def subtitle(self, room: int) -> Text:
-        """Where the cursor's role is smallest and largest, in bold what stands out; then the shades, without a word
-        where there is little room, and alone where there is less."""
+        """The smallest and largest number of the cursor's role, outliers in bold, and the shades; the shades lose their
+        words if there is little room, and are shown alone if there is less."""
         ends, key = self._extremes(), shade_key(self._look, self._column)
         forms = [Text("  ").join(filter(None, parts)) for parts in ((ends, self._shades()), (ends, key))]
         return next((form for form in forms if form.cell_len <= room), self._shades())
@@ -138,13 +94,14 @@ class Heatmap(TopPane, inherit_bindings=False):
         return text
 
     def _shades(self) -> Text:
-        """The shades, what they are of where that is another measure than the number, and spread over what."""
+        """The shades, after the name of their measure if it is not that of the number, and what they are spread
+        over."""
         lens = self._look.lens
         by = ", ".join(filter(None, (lens.shade_title, lens.contrast.words)))
         return Text(f"shade {by} " if by else "").append_text(shade_key(self._look, self._column))
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
-        """The cursor stays inside, and unfolded experts unfolded where they are in the grid."""
+        """Show other projections. The cursor stays inside, and experts stay unfolded if they are in the grid."""
         self.grid = grid
         self._ranks = ShownRanks(self._look.lens.pair, projections)
         if self.unfolded is None or not self._open(self.unfolded, self._block):
@@ -158,21 +115,21 @@ class Heatmap(TopPane, inherit_bindings=False):
 
     @property
     def lines_needed(self) -> int:
-        """Lines that show every row of the form that is shown, with header and border."""
+        """Lines that show every row of the current form, with header and border."""
         return (Overview if self.overview else Layers).height(self.shown) + 2
 
     @property
     def overview_lines(self) -> tuple[int, int]:
-        """Lines of the overview at least, and with its blocks as headings; with border."""
+        """Lines that the overview needs at least, and with its blocks as headings; both with border."""
         return Overview.least_height(self.shown) + 2, Overview.height(self.shown) + 2
 
-    def update(self, keys: Iterable[str] | None = None) -> None:  # noqa: ARG002 - all are compared with what was sent
-        """Some cells, or the unit, changed: draw what looks different now."""
+    def update(self, keys: Iterable[str] | None = None) -> None:  # noqa: ARG002 - compares all cells
+        """Draw what looks different after some cells, or the unit, have changed."""
         self._build()
         self._repaint(self._in_view)
 
     def keys_in_view(self) -> tuple[str, ...]:
-        """Of the rows of the table; in the overview everything is in view."""
+        """Content keys of the rows in view of the table; none for the overview, where everything is in view."""
         if self.overview:
             return ()
         top = self.scroll_offset.y
@@ -182,7 +139,7 @@ class Heatmap(TopPane, inherit_bindings=False):
     # Experts
 
     def unfold(self) -> bool:
-        """Show the experts of the cursor's layer, where its cell has several; whether it has."""
+        """Show the experts of the cursor's layer, if its cell has several; return whether it has."""
         if self.unfolded is not None or not self.grid.rows:
             return False
         row, column = self.grid.rows[self.cursor[0]], self.grid.columns[self.cursor[1]]
@@ -192,7 +149,7 @@ class Heatmap(TopPane, inherit_bindings=False):
         return True
 
     def fold(self) -> bool:
-        """Go back from the experts to the cell of their layer; whether any were shown."""
+        """Go back from the experts to the cell of their layer; return whether any were shown."""
         if self.unfolded is None:
             return False
         self._close()
@@ -200,8 +157,8 @@ class Heatmap(TopPane, inherit_bindings=False):
         return True
 
     def _open(self, row: Row, block: str) -> bool:
-        """Show the experts of a block in a layer, if it has any: first the one that is farthest from their median in
-        the cursor's role."""
+        """Show the experts of a block in a layer, if it has any. The cursor goes to the one that is farthest from their
+        median in the cursor's role."""
         if not any(len(self.grid.cells.get((row, c), ())) > 1 for c in self.grid.columns if c.block == block):
             return False
         grid = unfolded(self.grid, row, block)
@@ -211,7 +168,7 @@ class Heatmap(TopPane, inherit_bindings=False):
         return True
 
     def _close(self) -> None:
-        """Show the whole grid, the cursor where the experts belong."""
+        """Show the whole grid, with the cursor on the layer of the experts."""
         row, column = self.unfolded, self._column
         if row in self.grid.rows and column in self.grid.columns:
             self.cursor = self.grid.rows.index(row), self.grid.columns.index(column)
@@ -228,7 +185,7 @@ class Heatmap(TopPane, inherit_bindings=False):
         self._arrange()
 
     def _follow(self, selection: Selection) -> None:
-        """Experts of another layer, or none, where the selection has left those that are shown."""
+        """Show the experts of another layer, or none, if the selection has left those shown."""
         if self.unfolded is None or (selection.row is None and selection.column is None):
             return
         row = selection.row
@@ -240,7 +197,7 @@ class Heatmap(TopPane, inherit_bindings=False):
     # The selection
 
     def show_selection(self, selection: Selection) -> None:
-        """Mark what is selected, a cell or several, and go there, without telling anyone."""
+        """Mark what is selected, one or several cells, and move the cursor there without reporting it."""
         self._follow(selection)
         columns = self.shown.columns
         in_block = [n for n, c in enumerate(columns) if c.block == selection.block]
@@ -256,7 +213,7 @@ class Heatmap(TopPane, inherit_bindings=False):
         self._repaint(before.union(self._form.touched(self._pointer)))
 
     def _row_of(self, selection: Selection) -> int | None:
-        """In which row of what is shown a selection stands; None: in no one or in all."""
+        """The row of a selection in what is shown; None if it is in no single row."""
         if self.unfolded is None:
             return self.grid.rows.index(selection.row) if selection.row in self.grid.rows else None
         wanted = selection.single.address if selection.single else None
@@ -265,16 +222,16 @@ class Heatmap(TopPane, inherit_bindings=False):
         return None if found is None else self.shown.rows.index(found)
 
     def action_move(self, rows: int, columns: int) -> None:
-        """One cell further, as seen on the screen."""
+        """Move by cells as seen on the screen."""
         down, right = (columns, rows) if self.overview else (rows, columns)
         self._travel(self.cursor[0] + down, self.cursor[1] + right)
 
     def action_jump(self, end: int) -> None:
-        """The first or the last layer."""
+        """Go to the first or the last layer."""
         self._travel(0 if end < 0 else len(self.shown.rows) - 1, self.cursor[1])
 
     def action_half(self, direction: int) -> None:
-        """Half a page of layers; of the overview, half of them all."""
+        """Move by half a page of layers; in the overview by half of all layers."""
         page = len(self.shown.rows) if self.overview else self.size.height - self._form.header
         self._travel(self.cursor[0] + direction * max(1, page // 2), self.cursor[1])
 
@@ -311,19 +268,19 @@ class Heatmap(TopPane, inherit_bindings=False):
         return Pointer(self.cursor, self.selection, self.has_focus)
 
     def _build(self) -> None:
-        """Lay out rows and columns for this grid, unit and room."""
+        """Lay out rows and columns for this grid, unit and size."""
         self._form = (Overview if self.overview else Layers)(self._look, self.shown, self.size)
         self.virtual_size = self._form.size
 
     def _arrange(self) -> None:
-        """Other rows, columns or room: lay them out, and keep the cursor in view."""
+        """Lay out other rows, columns or sizes, and keep the cursor in view."""
         self._build()
         self._reveal()
         self._repaint(self._in_view)
 
     @property
     def _in_view(self) -> range:
-        """The lines of the form down to the last that can be seen."""
+        """The lines of the form, down to the last visible one."""
         return range(self.scroll_offset.y + self.size.height)
 
     def on_resize(self, _: Resize) -> None:
@@ -337,7 +294,7 @@ class Heatmap(TopPane, inherit_bindings=False):
         self._strips.clear()
         super().watch_has_focus(has_focus)
 
-    # ScrollView would draw all of its region again, headings and blanks included: half of the bytes of a page.
+    # ScrollView would draw all of its region again with headings and blanks, which makes half of the bytes of a page.
 
     def watch_scroll_x(self, _: float, new_value: float) -> None:
         if self.show_horizontal_scrollbar:
@@ -366,7 +323,7 @@ class Heatmap(TopPane, inherit_bindings=False):
         return strip.adjust_cell_length(width, self.rich_style).apply_style(self.rich_style).simplify()
 
     def _repaint(self, lines: Iterable[int]) -> None:
-        """Send what is different in these lines of the form."""
+        """Send what has changed in these lines of the form."""
         header, top = self._form.header, self.scroll_offset.y
         regions = []
         for line in sorted(lines):
@@ -381,7 +338,7 @@ class Heatmap(TopPane, inherit_bindings=False):
             self.refresh(*regions)
 
     def _reveal(self) -> None:
-        """Scroll by half a page when the cursor leaves the view: 1.9 kB a key where line by line costs 12.6."""
+        """Scroll by half a page when the cursor leaves the view: 1.9 kB for a key, instead of 12.6 line by line."""
         line = self._form.line_of(self.cursor)
         page = max(1, self.size.height - self._form.header)
         top = self.scroll_offset.y

@@ -1,7 +1,7 @@
 """The heatmap turned: roles are rows, layers are columns, and every layer is in view at any width.
 
-As many characters a layer as there is room for: its number, else its shade, else two shades in a character
-(half blocks; braille without colours), and beyond that the median shade of several layers in each half.
+Each layer gets as many characters as there is room for: its number, else its shade, else half a character (half
+blocks; braille without colours), and beyond that each half is the median shade of several layers.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ..settings.palette import LEVELS
 from .heatmap_table import CHOSEN, DIM, Pointer, banner, chosen, shortened
 
 HERE = "\u2503"
-"""The shade under the cursor: a white block alone could be a shade."""
+"""The shade under the cursor: a plain white block could be mistaken for a shade."""
 LEAST_NAME = 8
 LEAST_BODY = 10
-"""Columns for the layers without which the summary gives way to them."""
+"""If layers have fewer columns than this, the summary is left out."""
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 # Braille bars of one to four dots, in the left and in the right half of a character.
 _LEFT_DOTS = (0x40, 0x44, 0x46, 0x47)
@@ -38,7 +38,8 @@ _RIGHT_DOTS = (0x80, 0xA0, 0xB0, 0xB8)
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Where layers stand in a line: `per` of them in a slot, which is `width` characters wide; 0: two to one."""
+    """The places of layers in a line: each slot holds `per` layers and is `width` characters wide; 0 means half of
+    one."""
 
     layers: int
     per: int
@@ -46,20 +47,20 @@ class Slots:
 
     @classmethod
     def fitting(cls, layers: int, room: int, most: int) -> Slots:
-        """As wide as there is room for, up to `most`."""
+        """Slots as wide as there is room for, up to `most`."""
         room = max(1, room)
         if layers <= room:
             return cls(layers, 1, min(room // max(1, layers), most))
         return cls(layers, -(-layers // (2 * room)), 0)
 
     def left(self, layer: int) -> int:
-        """The character in which a layer begins."""
+        """The first character of a layer."""
         slot = layer // self.per
         return slot * self.width if self.width else slot // 2
 
     @property
     def total(self) -> int:
-        """Characters of them all."""
+        """Characters of all slots."""
         return self.left(self.layers - 1) + max(1, self.width) if self.layers else 0
 
     def groups(self) -> list[range]:
@@ -68,13 +69,13 @@ class Slots:
 
 
 class Overview:
-    """One grid at one size."""
+    """The overview of one grid at one size."""
 
     def __init__(self, look: Look, grid: Grid, size: Size) -> None:
         self._look, self._grid, self._width = look, grid, size.width
         self.header = _header(grid)
         self._entries = _entries(grid)
-        if len(self._entries) + self.header > size.height:  # the names say the blocks then
+        if len(self._entries) + self.header > size.height:  # then the names of roles include the block
             self._entries = list(range(len(grid.columns)))
         is_said = len(self._entries) > len(grid.columns) or len({column.block for column in grid.columns}) == 1
         self._names = [printable(column.role if is_said else column.heading) for column in grid.columns]
@@ -89,7 +90,7 @@ class Overview:
         most = look.width + look.is_mono + 1
         folded = [len(members) for members in grid.cells.values() if len(members) > 1]
         self._beside = max(map(look.beside, folded), default=0)
-        if len(grid.rows) * (most + self._beside) > room:  # a folded cell has its median alone
+        if len(grid.rows) * (most + self._beside) > room:  # then a cell of experts only shows their median
             self._beside = 0
         most += self._beside
         self._slots = Slots.fitting(len(grid.rows), room, most)
@@ -107,17 +108,17 @@ class Overview:
 
     @staticmethod
     def height(grid: Grid) -> int:
-        """Lines that show every role, blocks as headings."""
+        """Lines that show every role with blocks as headings."""
         return _header(grid) + len(_entries(grid))
 
     @staticmethod
     def least_height(grid: Grid) -> int:
-        """Lines that show every role, blocks as part of the names."""
+        """Lines that show every role with blocks as part of the names."""
         return _header(grid) + len(grid.columns)
 
     def cell_at(self, line: int, x: int) -> tuple[int, int] | None:
-        """The cell in a line below the header and a column behind the labels, if there is one; of layers that share a
-        character the first."""
+        """The cell in a line below the header and a column after the labels, if there is one; the first of layers that
+        share a character."""
         entry = self._entries[line] if line < len(self._entries) else ""
         layers = range(len(self._grid.rows))
         width = max(1, self._slots.width)
@@ -125,21 +126,21 @@ class Overview:
         return (layer, entry) if layer is not None and isinstance(entry, int) else None
 
     def line_of(self, cursor: tuple[int, int]) -> int:
-        """The line below the header in which a cell stands."""
+        """The line of a cell, counted below the header."""
         return self._entries.index(cursor[1]) if self._grid.columns else 0
 
     def span_of(self, _: tuple[int, int]) -> tuple[int, int]:
-        """The characters of a cell that must be in view: all layers are, always."""
+        """The characters of a cell that must be in view: none, as all layers are in view."""
         return 0, 0
 
     def touched(self, pointer: Pointer) -> Iterable[int]:
-        """The lines that look as they do because of where the user is."""
+        """The lines whose look depends on the cursor and the selection."""
         if pointer.selection.row is not None and pointer.selection.column is not None:
             return (*range(self.header), self.header + self.line_of(pointer.cursor))
         return range(self.size.height)
 
     def draw(self, line: int, pointer: Pointer) -> tuple[Segment, list[Segment]]:
-        """A line: what stands before the layers, and the rest."""
+        """A line, as the label before the layers and the rest."""
         if line < self.header - 1:
             return Segment(" " * self.label_width), [Segment(self._groups(), DIM)]
         if line < self.header:
@@ -153,7 +154,8 @@ class Overview:
     # The header
 
     def _groups(self) -> str:
-        """The names of the towers over their layers, or whose experts these are; beside the last there is room."""
+        """The names of the towers, or of the experts' layer, over their columns; the last name may be longer than
+        those."""
         named = self._grid.named
         names = [
             f"{row.member.what}s of {named(replace(row, member=None))}" if row.member else row.tower or "layers"
@@ -170,7 +172,7 @@ class Overview:
         return text
 
     def _ticks(self, cursor: int) -> tuple[Segment, list[Segment]]:
-        """Numbers of layers where they stand, that of the cursor's in any case; and what the summary holds."""
+        """The line of layer numbers, including the cursor's, and the headings of the summary."""
         numbers = [row.layer if row.member is None else row.member.number for row in self._grid.rows]
         line = [" "] * self._slots.total
         free = 0
@@ -194,7 +196,8 @@ class Overview:
         return [layer for layer, number in enumerate(numbers) if number % step == 0]
 
     def _tick(self, layer: int, number: int) -> tuple[int, str]:
-        """Where a layer's number begins: over the end of its own number, or over its shade."""
+        """Where the text of a layer's number begins: right-aligned with the numbers below, or over its shade; and the
+        text."""
         text = str(number)
         left = self._slots.left(layer)
         end = left + self._slots.width - self._look.is_mono - self._beside
@@ -223,7 +226,7 @@ class Overview:
         return self._look.blend([self._look.cell(rows[layer], role) for layer in layers], role)
 
     def _is_whole(self, column: int, selection: Selection) -> bool:
-        """Whether all that a line shows is selected: its name says so, and the shades stay in view."""
+        """Whether the whole line is selected: then its name is highlighted, and the shades stay visible."""
         rows, role = self._grid.rows, self._grid.columns[column]
         is_over_rows = selection.row is None or (selection.single is None and rows[0].member is not None)
         return is_over_rows and selection.holds(self._grid, rows[0], role)
@@ -258,7 +261,7 @@ class Overview:
         return Segment(text, chosen(telling or pair[0]) if is_chosen else style)
 
     def _summary(self, column: int) -> list[Segment]:
-        """Smallest, median and largest of what the cells of a role show, and the median of their last number."""
+        """Smallest, median and largest number of a role's cells, and the median of their last number."""
         if not self._tail:
             return []
         found = self._summaries.get(column)
@@ -280,7 +283,7 @@ def _header(grid: Grid) -> int:
 
 
 def _entries(grid: Grid) -> list[int | str]:
-    """The lines: numbers of columns, and before those of a block, where there are several, its name."""
+    """The lines: column numbers, and the name of each block before its columns if there are several."""
     blocks = dict.fromkeys(column.block for column in grid.columns)
     if len(blocks) < 2:
         return list(range(len(grid.columns)))
@@ -291,7 +294,7 @@ def _entries(grid: Grid) -> list[int | str]:
 
 
 def _clear(line: list[str], start: int, end: int) -> None:
-    """Blank a part of a line, with whatever number reaches into it."""
+    """Blank a part of a line, and all of any number that reaches into it."""
     end = min(end, len(line))
     start = max(0, start)
     while start > 0 and line[start] != " ":
@@ -302,7 +305,7 @@ def _clear(line: list[str], start: int, end: int) -> None:
 
 
 def _half_block(pair: list[Cell | None]) -> tuple[str, Style]:
-    """Two shades side by side; where there is one only, the other half is the background."""
+    """Two shades side by side; with one, the other half is background."""
     left, right = (cell.style.bgcolor if cell is not None else None for cell in [*pair, None][:2])
     if left is None:
         return "\u2590", Style.from_color(right)

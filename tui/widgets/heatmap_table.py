@@ -1,4 +1,4 @@
-"""The heatmap as a table: layers, or the experts of one, are rows, roles are columns."""
+"""The heatmap as a table: rows are layers, or the experts of one layer; columns are roles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chosen(cell: Cell) -> Style:
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """Where the user is: (row, column) in the grid, what is selected, and whether keys come here."""
+    """Where the user is: (row, column) in the grid, the selection, and whether the widget has the focus."""
 
     cursor: tuple[int, int]
     selection: Selection
@@ -39,7 +39,7 @@ class Pointer:
 
 
 def shortened(text: str, width: int) -> str:
-    """At most so many columns of a text, with an ellipsis in its middle where it is longer."""
+    """The text, with an ellipsis in its middle if it is longer than `width` columns."""
     text = printable(text)
     if cell_len(text) <= width:
         return text
@@ -55,7 +55,7 @@ def banner(name: str, width: int) -> str:
 
 
 class Layers:
-    """One grid at one width: layers, or a layer's experts, as rows, roles as columns."""
+    """The table of one grid at one width: rows are layers or a layer's experts, columns are roles."""
 
     header = HEADER
 
@@ -83,7 +83,8 @@ class Layers:
         return HEADER + len(grid.rows)
 
     def _fit(self, room: int) -> list[int]:
-        """Widths of the columns: number, brackets and mark, or the role; the spread of experts where it fits."""
+        """Widths of the columns, for number, brackets and mark, or the role; and for the spread of experts if it
+        fits."""
         look, columns = self._look, self._grid.columns
         number = look.width + 3 + look.is_mono
         widths = [max(number, min(LONGEST_NAME, cell_len(printable(c.role))) + 1) for c in columns]
@@ -99,8 +100,7 @@ class Layers:
         return self._named([width + more for width in widths], room)
 
     def _named(self, widths: list[int], room: int) -> list[int]:
-        """The widths, the last of a block widened where the block's name is longer than its columns, if there is
-        room."""
+        """The widths, with the last column of a block widened for a long block name, if there is room."""
         columns = self._grid.columns
         for block in dict.fromkeys(column.block for column in columns):
             places = [n for n, column in enumerate(columns) if column.block == block]
@@ -114,13 +114,13 @@ class Layers:
         return number == 0 or self._grid.columns[number].block != self._grid.columns[number - 1].block
 
     def cell_at(self, line: int, x: int) -> tuple[int, int] | None:
-        """The cell in a line below the header and a column behind the labels, if there is one."""
+        """The cell in a line below the header and a column after the labels, if there is one."""
         spans = [self.span_of((line, column)) for column in range(len(self._lefts))]
         column = next((n for n, (start, end) in enumerate(spans) if start <= x < end), None)
         return (line, column) if column is not None and line < len(self._grid.rows) else None
 
     def line_of(self, cursor: tuple[int, int]) -> int:
-        """The line below the header in which a cell stands."""
+        """The line of a cell, counted below the header."""
         return cursor[0]
 
     def span_of(self, cursor: tuple[int, int]) -> tuple[int, int]:
@@ -130,13 +130,13 @@ class Layers:
         return self._lefts[cursor[1]], self._lefts[cursor[1]] + self._widths[cursor[1]]
 
     def touched(self, pointer: Pointer) -> Iterable[int]:
-        """The lines that look as they do because of where the user is."""
+        """The lines whose look depends on the cursor and the selection."""
         selection = pointer.selection
         is_one = selection.row is not None and (selection.single is not None or not self._has_experts)
         return (1, HEADER + pointer.cursor[0]) if is_one else range(self.size.height)
 
     def draw(self, line: int, pointer: Pointer) -> tuple[Segment, list[Segment]]:
-        """A line: what stands before the columns, and the columns."""
+        """A line, as the label before the columns and the columns."""
         if line == 0:
             return self._head(0), self._blocks()
         if line == 1:
@@ -170,7 +170,7 @@ class Layers:
     def _row(self, row: int, pointer: Pointer) -> tuple[Segment, list[Segment]]:
         segments: list[Segment] = []
         place = self._grid.rows[row]
-        is_whole = pointer.selection == Selection(place)  # brackets around all of it would be 500 bytes a key
+        is_whole = pointer.selection == Selection(place)  # brackets around the whole row would cost 500 bytes a key
         for number, column in enumerate(self._grid.columns):
             if number and self._begins(number):
                 segments.append(Segment(" " * GAP))
@@ -182,8 +182,8 @@ class Layers:
         return Segment(label, Style(bold=True, reverse=is_whole) if is_here else DIM), segments
 
     def _cell(self, cell: Cell, number: int, is_chosen: bool, is_one: bool) -> list[Segment]:
-        """A cell of a column; in brackets where it is selected, and without its shade where it alone is. Medians stand
-        below one another, whether something is beside them or not."""
+        """A cell of a column, in brackets if it is selected, and without its shade if nothing else is selected. Medians
+        are aligned, whether something is beside them or not."""
         level = (cell.level or " ") if self._look.is_mono else ""
         width = self._widths[number]
         text, blanks = cell.standing(width - 3 - len(level), self._beside[number])

@@ -11,22 +11,22 @@ from ..drawing.strips import difference
 
 
 class Line(Widget):
-    """One line: a text on the left that gives way, and one on the right that does not."""
+    """One line: a text on the left that is cut if necessary, and one on the right that is not."""
 
     def __init__(self, **kwargs: str) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
         self._left, self._right = Text(), Text()
 
     def set(self, left: Text | str, right: Text | str = "") -> None:
-        """Show other texts; what is the same is not sent again (a line of blanks is 150 bytes a key)."""
-        # A string is never markup: there are names of models and tensors in these.
+        """Show other texts; an unchanged part is not sent again (a line of blanks is 150 bytes a key)."""
+        # A string is never markup, as it may contain names of models and tensors.
         texts = [Text(part) if isinstance(part, str) else part for part in (left, right)]
         if texts == [self._left, self._right]:
             return
         before, right = self.render_line(0), self._right
         self._left, self._right = texts
         start, end = difference(before, self.render_line(0))
-        if right != self._right:  # whole: a count sent digit by digit is unreadable in a recording
+        if right != self._right:  # sent whole: a count sent digit by digit is unreadable in a recording
             start, end = min(start, self.size.width - self._right.cell_len), self.size.width
         self.refresh(Region(start, 0, end - start, 1))
 

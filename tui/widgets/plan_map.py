@@ -1,4 +1,4 @@
-"""Layers x roles of the ranks that a plan gives."""
+"""Layers x roles of the ranks that a plan gives. View 9."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ..data.plan_shown import ShownPlan
 from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..drawing.plan_cells import PlanLook
-from .heatmap import Heatmap, shade_key
+from ..drawing.shade_key import shade_key
+from .heatmap import Heatmap
 
 _EMPTY = Grid((), (), {})
 
 
 class PlanMap(Heatmap, inherit_bindings=False):
-    """The heatmap of a plan, with the same keys; empty while there is none."""
+    """The heatmap of a plan, with the same keys; empty without a plan."""
 
     BINDINGS = Heatmap.BINDINGS
 
@@ -63,10 +64,10 @@ class PlanMap(Heatmap, inherit_bindings=False):
         super().update()
 
     def update(self, keys: Iterable[str] | None = None) -> None:
-        """Nothing: a plan stands as it was made, whatever is computed meanwhile."""
+        """Do nothing: a plan does not change when more is computed."""
 
     def text_of(self, selection: Selection) -> str:
-        """What becomes of the one projection that is selected, "" where that is none of the plan."""
+        """What the plan does with the selected projection, "" unless one of the plan's is selected."""
         plan, found = self._plan_look.plan, selection.projections(self._every)
         row = plan.row(found[0]) if plan is not None and len(found) == 1 else None
         if row is None:

@@ -17,7 +17,7 @@ _NUMBERS = len("   12345   100.00 %")
 
 
 class PlanSums(Widget):
-    """Stands under the map of a plan. It has no keys: the whole list is what the map exports."""
+    """Lies below the map of a plan. It has no keys: the map exports the whole list."""
 
     def __init__(self, **kwargs: str) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""The model as a tree: layers and their blocks, roles over all layers, and what is no projection.
+"""The model as a tree: layers and their blocks, roles over all layers, and tensors that are no projection.
 
-Children are made when a node is opened: 1 ms for a model of 49,000 nodes that takes 1 s at once.
+A node's children are made when it is opened: 1 ms for a model of 49,000 nodes, which would take 1 s to make at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .heatmap_table import shortened
 
 MARK_STYLES = {"#": "green", "*": "yellow bold", "!": "red bold", "?": "red"}
 WIDEST = 60
-"""Columns beyond which a number stands too far from its name."""
+"""In wider panes the number would be too far from its name, so it ends here."""
 LEAST_NAME = 8
 BEFORE_TITLE = 2
 """Columns of the border before a title that the text below does not have."""
@@ -37,7 +37,7 @@ BEFORE_TITLE = 2
 
 @dataclass(frozen=True, slots=True)
 class TreeItem:
-    """A node: its name, what it selects (None: nothing), and how its children come about."""
+    """A node: its name, what it selects (None: nothing), and a function that makes its children."""
 
     name: str
     selection: Selection | None = None
@@ -45,7 +45,7 @@ class TreeItem:
 
 
 class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
-    """`look` tells the state and number of a projection, and how much of a group is done."""
+    """`look` gives the state and number of a projection, and how much of a group is done."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.TREE
     ICON_NODE = "> "
@@ -55,16 +55,17 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         super().__init__(Text(printable(name)), TreeItem(name, Selection()), **kwargs)  # type: ignore[arg-type]
         self._look = look
         self._opened: list[TreeNode[TreeItem]] = []
-        self._said: dict[int, tuple[object, ...]] = {}
+        self._shown_states: dict[int, tuple[object, ...]] = {}
         self._title = ""
         self.grid = Grid((), (), {})
         self.guide_depth = 2
 
     def set_model(self, grid: Grid, groups: Mapping[str, Sequence[Projection]]) -> None:
-        """Show these layers, and below them groups of projections: tensors that are none, what one model lacks."""
+        """Show these layers, and below them groups of projections: unassigned tensors, and those missing from one
+        model."""
         self.grid = grid
         self._opened = []
-        self._said.clear()
+        self._shown_states.clear()
         self.root.remove_children()
         for item in self._top(groups):
             self._add(self.root, item)
@@ -74,7 +75,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
             self.root.children[0].expand()
 
     def show_title(self, title: str) -> None:
-        """Say this in the border, and at its end, over the numbers, what they are; a long title loses its middle."""
+        """Show a title in the border, and at its end the name of the numbers below; a long title loses its middle."""
         self._title = title
         heading = self._look.lens.title
         room = self._room - BEFORE_TITLE
@@ -82,20 +83,20 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         left = room - cell_len(text)
         text += f"{heading:>{left}}" if left > len(heading) else ""
         if self.border_title is None or text != Content.from_markup(str(self.border_title)).plain:
-            self.border_title = Text(text)  # Textual draws the pane again, whatever it is given
+            self.border_title = Text(text)  # Textual draws the pane again even if the title is the same
 
     def on_resize(self, _: Resize) -> None:
         self.show_title(self._title)
 
     @property
     def _room(self) -> int:
-        """Columns up to the end of a number: between it and the border are a gap and a scroll bar, there or not."""
+        """Columns up to the end of a number. A gap and a scroll bar, shown or not, separate it from the border."""
         return min(WIDEST, self.content_region.width - self.styles.scrollbar_size_vertical - 1)
 
     def follow(self, selection: Selection) -> None:
-        """Move the cursor to a selection, opening what is on the way, without telling anyone.
+        """Move the cursor to a selection, opening nodes on the way, without reporting it.
 
-        What an earlier selection opened is closed again: else a walk through the layers opens them all.
+        Nodes opened for an earlier selection are closed: otherwise a walk through the layers would open them all.
         """
         with self.prevent(Tree.NodeHighlighted):
             opened, self._opened = self._opened, []
@@ -106,19 +107,19 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
                     self._opened.append(other)
                 else:
                     other.collapse()
-            # Asking for the last line lays the opened nodes out: before that they have no line to go to.
+            # Reading last_line lays out the opened nodes; before that they have no line for the cursor.
             if node is not None and self.last_line >= 0 and node is not self.cursor_node:
                 self.move_cursor(node)
 
     def update_marks(self) -> None:
-        """States or numbers changed: draw those nodes in view again that say something else now."""
+        """Draw nodes in view again whose states or numbers have changed."""
         for line in range(self.scroll_offset.y, min(self.last_line + 1, self.scroll_offset.y + self.size.height)):
             node = self.get_node_at_line(line)
-            if node is not None and self._said.get(node.id) != self._says(node):
+            if node is not None and self._shown_states.get(node.id) != self._states_of(node):
                 node.refresh()
 
-    def _says(self, node: TreeNode[TreeItem]) -> tuple[object, ...]:
-        """What a node tells of states and numbers."""
+    def _states_of(self, node: TreeNode[TreeItem]) -> tuple[object, ...]:
+        """The states and numbers that a node shows."""
         item, look = node.data, self._look
         if item is None or item.selection is None:
             return ()
@@ -130,7 +131,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         )
 
     def render_label(self, node: TreeNode[TreeItem], base_style: Style, style: Style) -> Text:
-        self._said[node.id] = self._says(node)
+        self._shown_states[node.id] = self._states_of(node)
         item = node.data
         room = max(LEAST_NAME, self._room - self.guide_depth * (len(_path(node)) - 1))
         icon = "" if not node.allow_expand else self.ICON_NODE_EXPANDED if node.is_expanded else self.ICON_NODE
@@ -157,8 +158,9 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         return text.append(" !", style=MARK_STYLES["!"]) if count.failed else text
 
     def _projection(self, name: str, style: Style, p: Projection, room: int) -> Text:
-        """Its state (and a sign where it is marked), its name, its shape (~ is dequantised), and its number at the
-        end. Of a long name the middle gives way; what has no room behind a short one is left out, the shape first."""
+        """A projection's state (and a sign if it is marked), name, shape (~ is dequantised), and number at the end. A
+        long name loses its middle; if there is no room for all parts after a short name, the shape is left out
+        first."""
         mark, number = self._look.mark(p), self._look.number_text(p)
         shape = f" {p.rows}x{p.cols}{'~' * bool(p.dequantisation)}" if p.rows else f" {p.problem}" if p.problem else ""
         end = f"{number:>{self._look.width + 1}}" if number else ""
@@ -176,20 +178,20 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         return Text.assemble((f"{mark}{sign}", MARK_STYLES.get(mark, "dim")), text, behind)
 
     def notify_style_update(self) -> None:
-        # Tree lays everything out again, and with it the whole screen is drawn (44 kB at 120x40); only colours change.
+        # Tree would lay out and draw the whole screen again (44 kB at 120x40), but only colours have changed.
         ScrollView.notify_style_update(self)
         self._clear_line_cache()
         self.refresh()
 
-    def scroll_to_line(self, line: int, animate: bool = True) -> None:  # noqa: ARG002 - Textual's own signature
-        # An animation draws the pane for 0.2 s, and each of its steps is sent.
+    def scroll_to_line(self, line: int, animate: bool = True) -> None:  # noqa: ARG002 - Textual's signature
+        # An animation draws the pane for 0.2 s, and each of its steps would be sent.
         super().scroll_to_line(line, animate=False)
 
     def on_tree_node_expanded(self, event: Tree.NodeExpanded[TreeItem]) -> None:
         self._fill(event.node)
 
     def action_close_node(self) -> None:
-        """Close the node, or go to its parent where it is closed."""
+        """Close the node, or go to its parent if it is closed."""
         node = self.cursor_node
         if node is None:
             return
@@ -199,7 +201,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
             self.move_cursor(node.parent)
 
     def action_open_node(self) -> None:
-        """Open the node, or go to its first child where it is open."""
+        """Open the node, or go to its first child if it is open."""
         node = self.cursor_node
         if node is None or not node.allow_expand:
             return
@@ -282,7 +284,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         node = self._child(self.root, name)
         for step in path:
             node = self._child(node, step)
-        if selection.single:  # an expert has a node of its own; a head is at the projection that it is of
+        if selection.single:  # an expert has a node; a head is shown at the projection that it is part of
             node = self._child(node, selection) or node
         return node
 
@@ -297,7 +299,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
 
 
 def _path(node: TreeNode[TreeItem] | None) -> list[TreeNode[TreeItem]]:
-    """A node and what it stands in."""
+    """A node and those that contain it, innermost first."""
     found = []
     while node is not None:
         found.append(node)

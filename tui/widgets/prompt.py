@@ -15,14 +15,14 @@ from textual.widgets import Input, Static
 from ..settings import keys
 
 Complete = Callable[[str], tuple[str, str]]
-"""A text -> as far as it can be completed, and what it may become; "" where that is clear."""
+"""A text -> the text completed as far as possible, and the choices from there ("" if there is one)."""
 
 
 class Prompt(Horizontal):
     """The line for a filter ("/") or a command (":"); hidden while it is not in use."""
 
     class Typed(Message):
-        """The text is another one."""
+        """The text has changed."""
 
         def __init__(self, kind: str, text: str) -> None:
             super().__init__()
@@ -30,7 +30,7 @@ class Prompt(Horizontal):
             self.text = text
 
     class Answered(Message):
-        """The user gave an answer (None: went back)."""
+        """The user submitted a text, or left (None)."""
 
         def __init__(self, kind: str, text: str | None) -> None:
             super().__init__()
@@ -45,21 +45,21 @@ class Prompt(Horizontal):
         self.display = False
         self._sign = Static(id="sign")
         self._input = Input(compact=True, select_on_focus=False)
-        self._input.cursor_blink = False  # idle is silent
-        self._told = Static(id="told")
-        self._lines: list[str] = []  # what was asked for before, and what is typed now
+        self._input.cursor_blink = False  # nothing is sent while the user does nothing
+        self._hint = Static(id="told")
+        self._lines: list[str] = []  # earlier answers, and last the current text
         self._at = 0
         self._complete: Complete | None = None
 
     def compose(self) -> ComposeResult:
         yield self._sign
         yield self._input
-        yield self._told
+        yield self._hint
 
     def ask(
         self, kind: str, text: str, hint: str, before: Sequence[str] = (), complete: Complete | None = None
     ) -> None:
-        """Open, with a text to edit. `before`: what was answered before, the newest last."""
+        """Open the line with a text to edit. `before`: earlier answers, the newest last."""
         self.kind = kind
         self._lines = [*before, text]
         self._at = len(before)
@@ -72,11 +72,11 @@ class Prompt(Horizontal):
         self.screen.set_focus(self._input)  # at once: the next key may be in the queue already
 
     def tell(self, text: str) -> None:
-        """Say something at the right of what is typed."""
-        self._told.update(Text(text, no_wrap=True, overflow="ellipsis"))
+        """Show a text to the right of the input."""
+        self._hint.update(Text(text, no_wrap=True, overflow="ellipsis"))
 
     def action_history(self, step: int) -> None:
-        """To what was answered before, or back towards what is typed."""
+        """Go to earlier answers, or back towards the current text."""
         there = self._at + step
         if 0 <= there < len(self._lines):
             self._lines[self._at] = self._input.value
@@ -84,14 +84,14 @@ class Prompt(Horizontal):
             self._write(self._lines[there])
 
     def action_complete(self) -> None:
-        """Complete what is typed, as far as there is only one way."""
+        """Complete the text as far as there is only one way."""
         if self._complete is not None:
             text, choices = self._complete(self._input.value)
             self._write(text)
             self.tell(choices)
 
     def action_cancel(self) -> None:
-        """Go back without an answer."""
+        """Leave without an answer."""
         self._answer(None)
 
     def on_input_changed(self, event: Input.Changed) -> None:

@@ -1,6 +1,6 @@
-"""Rows and columns of text with a cursor: what the metric table and the comparison have in common.
+"""Rows and columns of text with a cursor: the base of the metric table, the comparison and the table of differences.
 
-It draws lines itself, as the heatmap does and for the same reasons: a DataTable takes 1.2 s to open on 47,000 rows.
+It draws lines itself, like the heatmap and for the same reasons: a DataTable takes 1.2 s to open on 47,000 rows.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ MARK_STYLES = {"!": Style(color="red", bold=True), "?": Style(color="red"), "*":
 
 
 class Sheet(TopPane, inherit_bindings=False):
-    """Column 0 stays in view, the others scroll; below stands one line on the column under the cursor.
+    """A table in which column 0 stays in view while the others scroll. A line at the bottom explains the column under
+    the cursor.
 
-    A subclass gives `row_count`, `widths`, `heading`, `cell` and `foot`, and calls `lay_out` when they are others.
+    A subclass defines `row_count`, `widths`, `heading`, `cell` and `foot`, and calls `lay_out` when they change.
     """
 
     FIRST_COLUMN = 0
-    """Where the cursor cannot go further left."""
+    """The cursor cannot go left of this column."""
 
     def __init__(self, look: Look, **kwargs: str) -> None:
         super().__init__(look, **kwargs)
@@ -45,11 +46,11 @@ class Sheet(TopPane, inherit_bindings=False):
         raise NotImplementedError
 
     def widths(self) -> list[int]:
-        """Of every column, the first among them."""
+        """Widths of all columns, including the first."""
         raise NotImplementedError
 
     def heading(self, column: int) -> str:
-        """What stands over a column."""
+        """The text over a column."""
         raise NotImplementedError
 
     def cell(self, row: int, column: int) -> tuple[str, Style]:
@@ -62,26 +63,26 @@ class Sheet(TopPane, inherit_bindings=False):
 
     @property
     def lines_needed(self) -> int:
-        """Lines that show every row, with header, foot, border and scroll bar, which there may be until widths are
-        known: a row behind it would not be seen."""
+        """Lines that show every row, with header, foot, border and scroll bar. Until widths are known there may be a
+        scroll bar, which would hide a row."""
         bar = not self._widths or sum(self._widths) >= self.size.width
         return self.row_count + HEADER + FOOTER + BORDER + bar
 
     def lay_out(self, row: int, column: int) -> None:
-        """There are other rows or columns: measure, put the cursor there, and draw."""
+        """Measure the columns, put the cursor in a cell, and draw: rows or columns have changed."""
         self._widths = self.widths()
-        self._lefts = [0, *accumulate(self._widths[1:-1], initial=0)]  # where each of those that scroll begins
+        self._lefts = [0, *accumulate(self._widths[1:-1], initial=0)]  # where each scrolling column begins
         self.virtual_size = Size(sum(self._widths) + 1, HEADER + self.row_count + FOOTER)
         self.cursor = self._inside(row, column)
         self._reveal()
-        self.call_after_refresh(self._reveal_on_screen)  # before the layout there is nowhere to scroll to
+        self.call_after_refresh(self._reveal_on_screen)  # before the layout it cannot scroll
         self.refresh()
 
     def moved(self, before: tuple[int, int]) -> None:
-        """The user has moved the cursor."""
+        """React to a move of the cursor by the user, which was at `before`."""
 
     def go(self, row: int, column: int) -> None:
-        """Put the cursor there, without telling anyone."""
+        """Move the cursor without reporting it."""
         old, self.cursor = self.cursor, self._inside(row, column)
         if old == self.cursor:
             return
@@ -91,24 +92,24 @@ class Sheet(TopPane, inherit_bindings=False):
             self._refresh_lines((0, self._room.height - FOOTER))
 
     def refresh_rows(self, rows: Iterable[int]) -> None:
-        """Draw these rows again, where they are in view."""
+        """Draw these rows again, if they are in view."""
         lines = (HEADER + row - self.scroll_offset.y for row in rows)
         self._refresh_lines(y for y in lines if HEADER <= y < HEADER + self._page)
 
     def action_move(self, rows: int, columns: int) -> None:
-        """One cell further."""
+        """Move by cells."""
         self._travel(self.cursor[0] + rows, self.cursor[1] + columns)
 
     def action_jump(self, end: int) -> None:
-        """The first or the last row."""
+        """Go to the first or the last row."""
         self._travel(0 if end < 0 else self.row_count - 1, self.cursor[1])
 
     def action_half(self, direction: int) -> None:
-        """Half a page."""
+        """Move by half a page."""
         self._travel(self.cursor[0] + direction * max(1, self._page // 2), self.cursor[1])
 
     def on_click(self, event: Click) -> None:
-        """Go to the cell under the mouse; on a heading, to its column, and sort by that where rows can be sorted."""
+        """Go to the cell under the mouse; on a heading, go to its column, and sort by it if rows can be sorted."""
         at = event.get_content_offset(self)
         if at is None or not self._widths:
             return
@@ -122,7 +123,7 @@ class Sheet(TopPane, inherit_bindings=False):
             self.heading_clicked()
 
     def heading_clicked(self) -> None:
-        """The cursor went to a column by a click on its heading."""
+        """React to a click on a heading, after the cursor has moved to its column."""
 
     def render_line(self, y: int) -> Strip:
         width, height = self._room
@@ -137,7 +138,7 @@ class Sheet(TopPane, inherit_bindings=False):
         return Strip(segments).simplify().adjust_cell_length(width).apply_style(self.rich_style)
 
     def _line(self, row: int | None) -> list[Segment]:
-        """The header (None) or a row: the column that stays, then as much of the others as is in view."""
+        """The header (None) or a row: the fixed column, then the visible part of the others."""
         segments = [self._segment(row, column) for column in range(len(self._widths))]
         left, room = self.scroll_offset.x, max(0, self._room.width - self._widths[0])
         return [segments[0], *Strip(segments[1:]).crop(left, left + room)]
@@ -158,7 +159,7 @@ class Sheet(TopPane, inherit_bindings=False):
 
     @property
     def _room(self) -> Size:
-        """What the scroll bars leave."""
+        """The size without the scroll bars."""
         bars = self.scrollbar_gutter
         return Size(max(0, self.size.width - bars.width), max(0, self.size.height - bars.height))
 
@@ -178,7 +179,7 @@ class Sheet(TopPane, inherit_bindings=False):
 
     def _refresh_lines(self, lines: Iterable[int]) -> None:
         regions = [Region(0, y, self._room.width, 1) for y in set(lines) if 0 <= y < self._room.height]
-        if regions:  # none would be all
+        if regions:  # without a region, everything would be refreshed
             self.refresh(*regions)
 
     def _reveal_on_screen(self) -> None:
@@ -186,7 +187,7 @@ class Sheet(TopPane, inherit_bindings=False):
             self._reveal()
 
     def _reveal(self) -> None:
-        """Scroll by half a page when the cursor leaves the view: 1.9 kB a key where line by line costs 12.6."""
+        """Scroll by half a page when the cursor leaves the view: 1.9 kB for a key, instead of 12.6 line by line."""
         row, column = self.cursor
         left, top = self.scroll_offset
         if not top <= row < top + self._page:

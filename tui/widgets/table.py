@@ -1,4 +1,4 @@
-"""Every projection with every metric, sorted by any of them."""
+"""Every projection with every metric, sorted by any of them. View 5."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEAST_ADDRESS = 16
 
 
 class MetricTable(Sheet, inherit_bindings=False):
-    """`look` gives the lens for the numbers. `marked`: content keys of the projections that are marked."""
+    """`look` gives the lens for the numbers. `marked`: content keys of the marked projections."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.TABLE
 
@@ -46,34 +46,34 @@ class MetricTable(Sheet, inherit_bindings=False):
         self._grid = Grid((), (), {})
         self._longest = 0
         self._kinds: dict[tuple[int, ...], Projection] = {}
-        self._at = ""  # address and field under the cursor: rows and columns may be others the next moment
+        self._at = ""  # address and field under the cursor, as rows and columns may change
         self._field = ""
-        self._is_behind = False  # something changed out of sight
+        self._is_behind = False  # something has changed while the table was hidden
         self.marked: frozenset[str] = frozenset()
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
-        """Show other projections, in model order; `grid` says where they stand."""
+        """Show other projections, in model order; `grid` gives their places."""
         self._grid = grid
         self._places = {p.address: place for place, members in grid.cells.items() for p in members}
         self._rows.show(projections)
         self._longest = max((len(p.address) for p in projections), default=0)
         self._kinds = {self._shapes(p): p for p in projections}
-        self._settle()
+        self._catch_up()
 
     def update(self, keys: Iterable[str] | None = None) -> None:
-        """States, numbers or the lens changed: of these content keys, None: of any."""
+        """Draw again after states, numbers or the lens have changed: rows with these content keys, or for None all."""
         changed = None if keys is None else set(keys)
         self._rows.forget(changed)
         if not self.is_on_screen:
             self._is_behind = True
         elif changed is None or self._rows.sorted_by != ADDRESS or self._rows.fields is not self._fields:
-            self._settle()
+            self._catch_up()
         else:
-            # A scan changes some rows ten times a second: the whole table would be 5 kB each time.
+            # A scan changes some rows ten times a second; drawing the whole table would send 5 kB each time.
             self.refresh_rows(row for row in self._rows_in_view if self._rows[row].key in changed)
 
     def show_selection(self, selection: Selection) -> None:
-        """Go to a selection, or to the first of several, without telling anyone."""
+        """Go to a selection, or to the first of several, without reporting it."""
         found = () if selection == Selection() else selection.projections(self._grid)
         if found and not any(p.address == self._at for p in found):
             self._at = found[0].address
@@ -83,7 +83,7 @@ class MetricTable(Sheet, inherit_bindings=False):
                 self.go(*self._place())
 
     def text_of_cell(self) -> str:
-        """What the cursor stands on, "" where there is no number."""
+        """The text under the cursor, "" if there is no number."""
         if not self.row_count or not self._fields:
             return ""
         p, field = self._rows[self.cursor[0]], self._fields[self.cursor[1]]
@@ -106,31 +106,32 @@ class MetricTable(Sheet, inherit_bindings=False):
         return range(*slice(self.scroll_offset.y, self.scroll_offset.y + self._page).indices(self.row_count))
 
     def content(self, content: Content) -> Content:
-        """The table as it is sorted."""
+        """The table in the order shown."""
         rows = [self._rows[place] for place in range(len(self._rows))]
         return replace(content, projections=rows, fields=self._rows.fields)
 
     def action_sort(self) -> None:
-        """By the column under the cursor, and go to the first row; again: the other way."""
+        """Sort by the column under the cursor, the other way the second time, and go to the first row."""
         if self._fields:
             self._rows.sort(self._fields[self.cursor[1]].name)
-            self._settle()
+            self._catch_up()
             self.action_jump(-1)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """Hidden and shown again between two layouts it gets no Show."""
+        """Draw lines. If it was hidden and shown again between two layouts, it has missed Show and takes in changes
+        now."""
         if self._is_behind:
-            self.call_next(self._settle)
+            self.call_next(self._catch_up)
         return super().render_lines(crop)
 
     def heading_clicked(self) -> None:
         self.action_sort()
 
     def on_show(self, _: Show) -> None:
-        self._settle()
+        self._catch_up()
 
     def on_resize(self, _: Resize) -> None:
-        self._settle()
+        self._catch_up()
 
     @property
     def row_count(self) -> int:
@@ -143,7 +144,7 @@ class MetricTable(Sheet, inherit_bindings=False):
         return [min(self._longest + 3, room), *(max(shape, width) for width in numbers[:1]), *numbers[1:]]
 
     def _shapes(self, p: Projection) -> tuple[int, ...]:
-        """What tells how wide its shape is written, in either model: there are few in many projections."""
+        """The sizes that determine how wide a shape is written, in both models: many projections share few of them."""
         partner = self._look.lens.pair.partner(p)
         return (p.rows, p.cols) if partner is None else (p.rows, p.cols, partner.rows, partner.cols)
 
@@ -162,14 +163,14 @@ class MetricTable(Sheet, inherit_bindings=False):
         return text, DIM if is_grey else MARK_STYLES.get(text, PLAIN)
 
     def foot(self) -> str:
-        """What the column is: three measures are called effective rank elsewhere."""
+        """The meaning of the column: three measures are called effective rank elsewhere."""
         if not self._fields:
             return ""
         field = self._fields[self.cursor[1]]
         return f"{field.title}: {field.explained}"
 
     def moved(self, before: tuple[int, int]) -> None:
-        if self._fields:  # a key may be in the queue before the table has been on the screen
+        if self._fields:  # a key may arrive before the table has been on the screen
             self._field = self._fields[self.cursor[1]].name
         if before[0] != self.cursor[0]:
             p = self._rows[self.cursor[0]]
@@ -183,15 +184,15 @@ class MetricTable(Sheet, inherit_bindings=False):
         is_alone = len(self._grid.cells[place]) == 1
         return Selection(*place, single=None if is_alone else p)
 
-    def _settle(self) -> None:
-        """Take in what changed, where anyone sees it; else when it is shown."""
+    def _catch_up(self) -> None:
+        """Take in what has changed if the table is visible; otherwise this waits until it is shown."""
         self._is_behind = not (self.is_attached and self.is_on_screen)
         if not self._is_behind:
             self._fields = self._rows.fields
             self.lay_out(*self._place())
 
     def _place(self) -> tuple[int, int]:
-        """Where the projection and the measure under the cursor are now."""
+        """The current place of the projection and the measure that were under the cursor."""
         row = self._rows.place(self._at)
         names = [field.name for field in self._fields]
         column = names.index(self._field) if self._field in names else self.cursor[1]

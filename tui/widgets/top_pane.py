@@ -1,4 +1,4 @@
-"""What stands over the chart: what the explorer asks of every such view."""
+"""The base class of views above the chart, with what the explorer needs of each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..drawing.cells import Look
 
 
 class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
-    """A view with the place TOP in data/views names a subclass. `look` gives the lens for its numbers."""
+    """A view above the chart; rows of data/views with the place TOP name a subclass. `look` gives the lens."""
 
     compares_marks = False
-    """Whether it shows the marks, not what the filter shows."""
+    """Whether it shows the marks instead of what the filter shows."""
 
     def __init__(self, look: Look, **kwargs: str) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
@@ -31,44 +31,44 @@ class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
         raise NotImplementedError
 
     def title(self) -> str:
-        """What its border says behind its name."""
+        """The text in its upper border after its name."""
         return f"{self._look.lens.title} = {self._look.lens.formula}"
 
-    def subtitle(self, room: int) -> Text:  # noqa: ARG002 - for those that have much to say
-        """What its lower border says, before the filter, for which there are so many columns."""
+    def subtitle(self, room: int) -> Text:  # noqa: ARG002 - for subclasses with long texts
+        """The text in its lower border before the filter, at most `room` columns."""
         return Text()
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
-        """Show other projections, in model order; `grid` says where they stand."""
+        """Show other projections, in model order; `grid` gives their places."""
 
     def set_apart(self, apart: Sequence[WithoutDifference]) -> None:
-        """Where the projections are differences of two models: what of these has none."""
+        """Show tensors without a difference, if the projections are differences of two models."""
 
     def set_marks(self, marks: Sequence[Projection]) -> None:
-        """Other projections are marked, in the order in which they were."""
+        """Show other marks, in the order in which they were made."""
 
     def show_selection(self, selection: Selection) -> None:
-        """Go to a selection, or to the first of several, without telling anyone."""
+        """Go to a selection, or to the first of several, without reporting it."""
 
     def update(self, keys: Iterable[str] | None = None) -> None:
-        """States, numbers or the lens changed: of these content keys, None: of any."""
+        """Draw again after states, numbers or the lens have changed: what has these content keys, or for None all."""
 
     def load(self, projections: Sequence[Projection]) -> None:
-        """Bring into memory what it shows of these beside the lens's number. Reads files: for a thread."""
+        """Load into memory what it shows of these besides the lens's number. Reads files: call it in a thread."""
 
     def unread(self) -> set[str] | None:
-        """Content keys, in the first model, of what `load` has something to read for; None: perhaps of any. For a
-        thread."""
+        """Content keys, in the first model, for which `load` would read something; None if that is unknown. Call it in
+        a thread."""
         return None
 
     def keys_in_view(self) -> tuple[str, ...]:
-        """Content keys of what stands in view, to be loaded first."""
+        """Content keys of what is in view, to be loaded first."""
         return ()
 
     def text_of_cell(self) -> str | None:
-        """What the cursor stands on, "" where there is no number; None where that is what is selected."""
+        """The text under the cursor, "" if there is no number; None if that is the selection."""
         return None
 
     def content(self, content: Content) -> Content:
-        """What is written to a file; of a view with rows of its own, those."""
+        """What is written to a file, replaced by the rows of a view that has other rows."""
         return content

@@ -13,7 +13,8 @@ import pytest
 from engine_fakes import MemorySink, Recorder, llama
 
 from rankscope.engine.checkpoint.open import Checkpoint
-from rankscope.engine.checkpoint.ranges import Link, RemoteFile
+from rankscope.engine.checkpoint.ranges import RemoteFile
+from rankscope.engine.checkpoint.retries import Link
 from rankscope.engine.compute import worker_process
 from rankscope.engine.compute.events import Failed
 from rankscope.engine.compute.far import Far, Worker

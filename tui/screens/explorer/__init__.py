@@ -1,1 +1,1 @@
-"""The explorer, by what its parts do."""
+"""The explorer's screen, in files for each thing it does."""

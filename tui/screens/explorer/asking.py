@@ -1,4 +1,4 @@
-"""The line for a filter or a command: a filter narrows while it is typed, commands are remembered and completed."""
+"""The line for a filter or a command. A filter narrows while it is typed; commands are remembered and completed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..memory import Commands
 from .background import Background
 
 NARROW_SECONDS = 0.1
-"""After the last key of a filter until it is shown, at least."""
+"""Least delay in seconds from the last key of a filter until it is applied."""
 NARROW_RATE = 100_000
-"""Projections for which one waits a second: of 45,000 it takes 0.3 s to find and to show what a filter leaves."""
+"""A number of projections that takes a second: to find and show what a filter shows of 45,000 takes 0.3 s."""
 
 
 class Asking:
@@ -34,7 +34,7 @@ class Asking:
         return self._screen.query_one(Prompt)
 
     def filter(self) -> None:
-        """Ask for a filter."""
+        """Open the line for a filter."""
         state = self._state
         self._before = state.pattern, state.selection, state.origin
         self._all = len(state.session.model.tree.scanned())
@@ -42,19 +42,19 @@ class Asking:
         self._count()
 
     def command(self) -> None:
-        """Ask for a command."""
+        """Open the line for a command."""
         hint = "12: layer 12; k 512; k q=96 kv=64; unit k/k0; tab completes; up: before"
         self._prompt.ask(":", "", hint, self._commands.lines, Completer(self._state).complete)
 
     def typed(self, kind: str, text: str) -> None:
-        """A filter is another one, once the user rests."""
+        """Apply a filter while it is typed, once the user pauses."""
         if kind == "/":
             self._stop()
             rest = max(NARROW_SECONDS, self._all / NARROW_RATE)
             self._timer = self._screen.set_timer(rest, partial(self._narrow, text.strip()))
 
     def answered(self, kind: str, text: str | None) -> str:
-        """The command that was given, "" where there is nothing more to do."""
+        """Take the user's answer. Return the command, "" if there is nothing more to do."""
         self._stop()
         if kind == "/":
             self._end_filter(None if text is None else text.strip())
@@ -74,7 +74,7 @@ class Asking:
         self._prompt.tell(f"{len(state.shown) or len(state.further)} of {self._all}")
 
     def _end_filter(self, text: str | None) -> None:
-        """Keep the filter (None: go back to the one before, as where it names nothing)."""
+        """Keep the filter; None, or one that matches nothing, goes back to the one before."""
         state = self._state
         if text == state.pattern or (text is not None and state.narrow(text)):
             return

@@ -1,4 +1,4 @@
-"""What threads bring: the stores' contents, numbers worked out from values, the engines' events."""
+"""What threads bring to the explorer: stored spectra, numbers computed from values, events of the engines."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from rankscope.store.spectra import Entry
 
 LOOK_SECONDS = 3.0
-"""Between two looks at what other processes have stored: while nothing changes each asks for the time of a folder."""
+"""Seconds between two looks at what other processes have stored; without changes a look only reads a folder's time."""
 _MANY = 10_000
-"""Stored spectra from which on a garbage collection in the middle of a key is felt: of 45,000 it takes 0.3 s. What has
-been read of them is left out of it."""
+"""With more stored spectra than this, a garbage collection during a key press is noticeable: 0.3 s for 45,000. So
+objects that were read are excluded from it."""
 _VERIFIED = 128
-"""Spectra that are read between two charts to see whether they are damaged: some 7 MB."""
+"""Spectra that are checked for damage between two charts: about 7 MB."""
 
 
 class Background(Charting):
-    """Everything that is read or computed off the event loop comes in here."""
+    """Reads and computes off the event loop, and shows the results."""
 
     def __init__(self, pair: Pair, config: Config) -> None:
         super().__init__(pair, config)
@@ -58,7 +58,7 @@ class Background(Charting):
             self.hear_losses(session)
 
     def hear_losses(self, session: Session) -> None:
-        """Be told of its spectra that turn out to be damaged."""
+        """Be notified of a session's spectra that turn out to be damaged."""
 
         def lost(keys: set[str]) -> None:
             self.post_message(SpectraLost(session, keys))
@@ -66,7 +66,7 @@ class Background(Charting):
         session.when_lost = lost
 
     def in_background(self, work: Callable[[], None], doing: str = "reading the store") -> None:
-        """Slow work in the painter's thread; what goes wrong there is said here."""
+        """Run slow work in the painter's thread, and report its errors here."""
 
         def guarded() -> None:
             try:
@@ -93,7 +93,7 @@ class Background(Charting):
         self.ask("scan", "scan", lines, go)
 
     def ask(self, title: str, ident: str, lines: list[str], go: Callable[[], None]) -> None:
-        """A question, asked by the key of the binding `ident`; `go` where the answer is yes."""
+        """Ask a question that belongs to the key of the binding `ident`; call `go` if the answer is yes."""
         keymap = self.config.keymap
         again = keys.keys_of(keys.EXPLORER, ident, keymap)
         self.app.push_screen(Confirm(title, lines, again, keymap), lambda yes: go() if yes else None)
@@ -101,7 +101,7 @@ class Background(Charting):
     # The store
 
     def load_store(self) -> None:
-        """What is stored, and numbers that the store's table does not keep. For a thread."""
+        """Load the stores' indexes, and numbers that the store's table does not keep. For a thread."""
         try:
             for session in self.pair.sessions:
                 session.load()
@@ -119,7 +119,7 @@ class Background(Charting):
     def _store_loaded(self) -> None:
         self.state.loaded = True
         self.state.numbers_changed()
-        if BY_KEY[self.state.top].from_values:  # it was shown before there was anything to show
+        if BY_KEY[self.state.top].from_values:  # it was shown before anything was loaded
             self.state.changed(Change.WANTED)
         for session in self.pair.sessions:
             self._say_damage(session)
@@ -127,12 +127,12 @@ class Background(Charting):
         self.in_background(self._warm, "making a GPU ready")
 
     def _warm(self) -> None:
-        """A process for a GPU is started before it is asked for anything, where there is something to ask for."""
+        """Start the process of a GPU before its first work, if there is anything to compute."""
         for session in self.pair.sessions:
             session.warm(session.sampled(session.model.tree.scanned()))
 
     def verify(self, session: Session) -> None:
-        """Read everything that is stored, some between two charts: damage is said before somebody relies on it."""
+        """Check everything that is stored, a part between two charts, so that damage is reported before it matters."""
         keys = session.stored_keys
         self._verify_next(session, iter([keys[i : i + _VERIFIED] for i in range(0, len(keys), _VERIFIED)]))
 
@@ -150,13 +150,14 @@ class Background(Charting):
         self._say_damage(message.session)
 
     def _say_damage(self, session: Session) -> None:
-        """In the last line until the next move, and for some seconds with the sentence that does not fit into it."""
+        """Report damage in the last line until the next move, and for some seconds as a toast with the whole
+        sentence."""
         for path, reason in session.damage():
             self.state.say(f"{path.name}: {reason}")
             self.notify(f"{path.name}: {reason}", title="the store", severity="warning", markup=False)
 
     def look_at_store(self) -> None:
-        """See what other processes have stored, off the event loop; a busy thread looks another time."""
+        """Look at what other processes have stored, off the event loop; not while the thread is busy."""
         if self.state.loaded and self.painter.is_idle:
             self.in_background(self._look_at_store)
 
@@ -166,7 +167,7 @@ class Background(Charting):
                 self.post_message(StoreChanged(session, found))
 
     def catch_up(self) -> None:
-        """See it now: before it is asked what is missing. The last look was seconds ago, so there is little to read."""
+        """Look now, before missing spectra are listed. The last look was seconds ago, so there is little to read."""
         if self.state.loaded:
             for session in self.pair.sessions:
                 self._take(session, session.look())
@@ -180,13 +181,13 @@ class Background(Charting):
             self._changed_in(session, changed)
 
     def _changed_in(self, session: Session, keys: set[str]) -> None:
-        """States or spectra of a session changed."""
+        """Show changed states or spectra of a session."""
         changed = self.state.known_as(session, keys)
         self.state.numbers_changed(changed)
         self.state.changed(Change.WANTED, changed)
 
     def load_numbers(self, keys: set[str] | None = None) -> None:
-        """The numbers on screen (of these keys, None: of all)."""
+        """Load the numbers on screen with these content keys, or for None all."""
         self.loader.load(self.tops[self.state.top], keys)
 
     @on(NumbersLoaded)

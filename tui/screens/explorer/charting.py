@@ -1,4 +1,4 @@
-"""The chart of the explorer: what it is asked to show, when it is drawn, and the rank cursor on it."""
+"""The chart of the explorer: what it shows, when it is drawn, and the rank cursor on it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ..messages import ChartReady
 from .panes import ExplorerPanes
 
 CHART_DELAY = 0.1
-"""Seconds after the last move before a chart is drawn: 40 held keys cost 55 kB instead of 395."""
+"""Seconds after the last move before a chart is drawn: then 40 presses of a held key send 55 kB instead of 395."""
 
 
 class Charting(ExplorerPanes):
-    """Asks the painter for charts, and keeps the rank cursor."""
+    """Requests charts from the painter, and moves the rank cursor."""
 
     def __init__(self, pair: Pair, config: Config) -> None:
         super().__init__(pair, config)
@@ -47,7 +47,7 @@ class Charting(ExplorerPanes):
             self.chart.set_rank(self.state.k)
 
     def _beginning(self) -> tuple[Text, ...]:
-        """What to do and what there will be to see, where nothing is computed yet; else nothing."""
+        """What to do and what there will be to see, while nothing is computed; otherwise nothing."""
         state = self.state
         session, is_one = state.session, self.pair.second is None
         if not is_one or state.is_busy or session.stored_keys or session.model.checkpoint is None or state.compares:
@@ -63,14 +63,14 @@ class Charting(ExplorerPanes):
         self.state.changed(Change.CHART)
 
     def want_chart(self) -> None:
-        """Ask for the chart once the cursor has rested."""
+        """Request the chart once the cursor has rested."""
         if self._chart_timer is not None:
             self._chart_timer.stop()
         if self.state.loaded:
             self._chart_timer = self.set_timer(CHART_DELAY, self._rested)
 
     def _rested(self) -> None:
-        """What costs many bytes: the chart, the heatmap's foot, and the tree where another pane is moving."""
+        """Update what takes many bytes: the chart, the heatmap's border, and the tree if another pane has the focus."""
         self._chart_timer = None
         self.show_titles()
         if self.state.pane != View.TREE and self.tree_pane.display:
@@ -80,7 +80,7 @@ class Charting(ExplorerPanes):
             self.painter.request(self.request())
 
     def request(self) -> Request:
-        """What the chart is to show now."""
+        """The request for what the chart should show now."""
         state, palette = self.state, self.config.palette
         width, height = self.chart.canvas
         return Request(
@@ -107,27 +107,27 @@ class Charting(ExplorerPanes):
     # The rank cursor
 
     def action_rank(self, step: int) -> None:
-        """The cursor so many steps further, each a hundredth of the rank; without one, it begins at the threshold
-        rank. While the energy that ranks keep is shown these move, whatever is drawn."""
+        """Move the cursor by steps of a hundredth of the rank; without a cursor, start at the threshold rank. While the
+        energy of given ranks is shown, move these instead, whatever is drawn."""
         if self.state.lens.measure.needs_ranks:
             self.state.step_kept(step)
         elif self.can_walk():
             k = self.state.k
             self.state.set_rank(self._first_rank() if k is None else min(k + step * rank_step(k), self._most_ranks))
 
-    def set_ranks(self, asked: KeptRanks) -> None:
-        """The rank cursor at one rank, or a rank for each role, whose energy is shown."""
+    def set_ranks(self, kept: KeptRanks) -> None:
+        """Put the rank cursor at one rank, or set a rank for each role, whose energy is shown."""
         state = self.state
-        if asked.roles:
-            ranks = asked.named(dict.fromkeys(p.role for p in state.rows))
+        if kept.roles:
+            ranks = kept.named(dict.fromkeys(p.role for p in state.rows))
             state.keep(ranks)
             if not state.lens.measure.needs_ranks:
                 state.unit_asked_for = ENERGY
                 state.say(f"ranks {ranks.text}: u or :unit energy shows what they keep")
             return
-        state.keep(asked)
+        state.keep(kept)
         if state.lens.measure.needs_ranks or self.can_walk():
-            state.set_rank(asked.common)
+            state.set_rank(kept.common)
 
     @on(ChartPane.RankWalk)
     def _chart_walked(self, event: ChartPane.RankWalk) -> None:
@@ -138,7 +138,7 @@ class Charting(ExplorerPanes):
             self.state.set_rank(self._first_rank() if k is None else self.painting.ruler.step(k, event.columns))
 
     def can_walk(self) -> bool:
-        """Whether the chart has ranks to walk on; says where they are."""
+        """Whether the chart has ranks to walk on; says where to find some if it has none."""
         if not self.state.has_ranks:
             self.state.say("the rank cursor moves on a spectrum or an energy curve: 1 or 2, z leaves facets")
             return False
@@ -146,7 +146,7 @@ class Charting(ExplorerPanes):
 
     @property
     def _most_ranks(self) -> int:
-        """What the longest curve has."""
+        """The number of ranks of the longest curve."""
         return max((p.count for _, _, p in self.painting.curves), default=1) if self.painting else 1
 
     def _first_rank(self) -> int:

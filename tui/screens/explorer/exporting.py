@@ -1,4 +1,4 @@
-"""Taking it away: what is on screen as a file, the number under the cursor to the clipboard."""
+"""Export and yank: what is on screen as a file, the number under the cursor to the clipboard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FileWriter = Callable[[Path], None]
 MOST_NAMED = 4
 """Marks that the name of a file lists."""
 LONGEST_STEM = 200
-"""Bytes of a name before its suffix: file systems take 255 of them all."""
+"""Bytes of a file's name before its suffix: file systems allow 255 in all."""
 KINDS = (
     (".csv", "the numbers of what is shown"),
     (".svg", "the picture as it is on the screen"),
@@ -36,7 +36,7 @@ KINDS = (
 
 
 class Exporter:
-    """Exports and yanks what the focused pane of a screen shows; from the tree, what stands beside it."""
+    """Exports and yanks what the focused pane of a screen shows; for the tree, the pane beside it."""
 
     def __init__(self, screen: Background) -> None:
         self._screen = screen
@@ -49,13 +49,13 @@ class Exporter:
 
     @property
     def _models(self) -> str:
-        """The names of one model or two, as the first line has them."""
+        """The names of one model or two, as in the first line."""
         names = [session.model.name for session in self._state.pair.sessions]
         named = names[0] if len(names) == 1 else f"A {names[0]}   B {names[1]}"
         return "  ".join(filter(None, [named, weighted_by(self._state.session.model.tree.projections)]))
 
     def choose(self) -> None:
-        """Ask for the kind of file."""
+        """Offer the kinds of file, and write the chosen one."""
         rows = [(str(self._free_path(suffix).name), text) for suffix, text in KINDS]
 
         def chosen(number: int | None) -> None:
@@ -65,7 +65,7 @@ class Exporter:
         self._screen.app.push_screen(Choice(f"export the {self._view.name}", rows), chosen)
 
     def yank(self) -> None:
-        """Copy the number, or the line, that the focused pane stands on."""
+        """Copy the number, or the line, under the cursor of the focused pane."""
         state, pane = self._state, self._screen.tops.get(self._state.pane)
         text = pane.text_of_cell() if pane is not None else None
         if BY_KEY[state.pane].place is ViewPlace.CHART:
@@ -84,7 +84,7 @@ class Exporter:
         self._screen.post_message(BackgroundDone(partial(self._state.say, f"copied {how}: {text}")))
 
     def write(self, name: str) -> None:
-        """Write what is shown to a file, by its suffix; a file that is there is left alone."""
+        """Write what is shown to a file, in the form of its suffix; an existing file is left alone."""
         path = Path(name).expanduser()
         if path.exists():
             self._state.say(f"{path} exists already: name another file")
@@ -104,7 +104,7 @@ class Exporter:
         self._screen.post_message(BackgroundDone(partial(self._state.say, f"written: {path.absolute()}")))
 
     def _csv(self) -> FileWriter:
-        from rankscope.store.export import csv_text  # numpy: the first paint does without, here and below
+        from rankscope.store.export import csv_text  # numpy, which the first paint does not import; the same below
 
         view, state = self._view, self._state
         content = Content((replace(state.lens),), state.rows, state.grid)
@@ -124,7 +124,7 @@ class Exporter:
         return lambda path: _save(path, svg_of(lines, pane.size.width, title))
 
     def _picture(self) -> FileWriter:
-        """By matplotlib, where it is installed."""
+        """Draw by matplotlib, if it is installed."""
         from ...charts.picture import save_picture
 
         request, lens = replace(self._screen.request(), view=self._view.drawn_as), replace(self._state.lens)
@@ -147,7 +147,7 @@ class Exporter:
 
 
 def _named_marks(headings: list[str]) -> list[str]:
-    """All of a few marks, the first of many and how many more there are."""
+    """All of a few marks, or the first ones and how many more there are."""
     if len(headings) <= MOST_NAMED:
         return headings
     return [*headings[: MOST_NAMED - 1], f"and {len(headings) - MOST_NAMED + 1} more"]

@@ -1,4 +1,4 @@
-"""Single heads for view 7: told apart when it is first shown, off the event loop, and again where others are shown."""
+"""Single heads for view 7: found when it is first shown, off the event loop, and again when the model changes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from .charting import Charting
 
 
 class Header:
-    """Gives the pane of heads its rows: of the first model, as it is shown, at an offset of queries and keys."""
+    """Gives the pane of heads its rows: heads of the first model in the state shown, with queries `offset` tokens
+    later."""
 
     def __init__(self, screen: Charting, in_background: Callable[[Callable[[], None], str], None]) -> None:
-        """`in_background` does slow work in a thread, and says by its second argument what went wrong."""
+        """`in_background` runs slow work in a thread, and reports errors with its second argument."""
         self._screen, self._in_background = screen, in_background
         self._offset = 0
         self._made: tuple[Model, int] | None = None
 
     def want(self) -> None:
-        """Have them made where the pane is shown and has those of another state."""
+        """Find the heads, if the pane is shown and has those of another state."""
         state = self._screen.state
         wanted = state.session.model, self._offset
         if state.top != View.HEADS or (self._made and self._made[0] is wanted[0] and self._made[1] == wanted[1]):
@@ -35,12 +36,12 @@ class Header:
         self._in_background(partial(self._make, wanted), "finding the heads")
 
     def set_offset(self, offset: int) -> None:
-        """Show QK of queries that stand so many tokens behind their keys."""
+        """Show QK for queries this many tokens after their keys."""
         self._offset = offset
         self._screen.state.show(View.HEADS)
 
     def _make(self, wanted: tuple[Model, int]) -> None:
-        """For a thread."""
+        """Find the heads. For a thread."""
         try:
             found = rows_of_session(self._screen.state.session, wanted[1])
         except InputError:
@@ -54,7 +55,7 @@ class Header:
             return
         screen = self._screen
         screen.state.session.show_beside(found.every)
-        screen.look.show(screen.state.grid)  # its groups are places among the numbers
+        screen.look.show(screen.state.grid)  # its groups hold places among the numbers, which have changed
         pane = screen.tops[View.HEADS]
         assert isinstance(pane, HeadMap)
         pane.show_heads(found)

@@ -1,4 +1,4 @@
-"""What the first direction of the selected projection is: computed where it is not stored, and shown over the panes."""
+"""The first direction of the selected projection: computed if it is not stored, and shown over the panes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..messages import BackgroundDone
 from .background import Background
 
 if TYPE_CHECKING:
-    from ...data.direction_facts import DirectionContext, Facts  # numpy: the first screen stands without
+    from ...data.direction_facts import DirectionContext, Facts  # numpy, not imported for the first screen
 
 READING = "reading what is stored"
 TOKENS = "the tokens at its ends:  rankscope inspect MODEL ADDRESS --tokens"
@@ -25,13 +25,13 @@ COMPUTING = "computing the leading directions of it and of its neighbours"
 
 
 def _is_own(projection: Projection, key: str) -> bool:
-    """Whether these are the directions of the matrix of this key as it is, not in the fixed gauge."""
+    """Whether these are the directions of the matrix with this key as it is, not in the fixed gauge."""
     made = projection.derived
     return made is not None and made.formula == DIRECTIONS and made.parents[0].key == key
 
 
 class Inspector:
-    """Answers for one projection after the other; what is read of another one than is shown is thrown away."""
+    """Shows the direction of one projection at a time; results for another one are dropped."""
 
     def __init__(self, screen: Background) -> None:
         self._screen = screen
@@ -40,7 +40,7 @@ class Inspector:
         self._context: DirectionContext | None = None
 
     def open(self) -> None:
-        """Show it of what is selected, and compute what it lacks."""
+        """Show the direction of the selected projection, and compute what it needs."""
         state = self._screen.state
         found = [p for p in state.selected if p.count]
         if len(found) != 1:
@@ -53,7 +53,7 @@ class Inspector:
             several = "i shows one projection, and this is made of several"
             state.say(f"i cannot show {found[0].address}: {AS_FACTORS}" if found[0].is_product else several)
             return
-        side, session, projection = self._behind(found[0])
+        side, session, projection = self._source_of(found[0])
         raw = projection.parents[0]
         if raw.problem is not None:
             state.say(raw.problem)
@@ -63,9 +63,9 @@ class Inspector:
         self._screen.app.push_screen(self._open, self._closed)
         self._screen.in_background(partial(self._prepare, session, projection), "reading directions")
 
-    def _behind(self, projection: Projection) -> tuple[str, Session, Projection]:
-        """Of two models the one whose numbers are shown, of a ratio the first that has the projection: what the title
-        adds, its session, and the projection there."""
+    def _source_of(self, projection: Projection) -> tuple[str, Session, Projection]:
+        """Where the projection's numbers come from, for two models or a ratio: an addition to the title, the session,
+        and the projection there. For a ratio it is the first model that has the projection."""
         pair, side = self._screen.state.pair, self._screen.state.lens.side
         name, session, there = pair.curves(projection, side)[0]
         of = f" of {name}: {printable(session.model.name)}" if name else ""
@@ -73,7 +73,7 @@ class Inspector:
         return f"{of}; d shows B" if is_other else of, session, there
 
     def _prepare(self, session: Session, projection: Projection) -> None:
-        """Find out what is wanted; for a thread: of a model on the Hub the gains of its norms are fetched."""
+        """Find what has to be computed. For a thread, as it fetches the gains of norms for a model on the Hub."""
         from ...data.direction_facts import context_of, wanted_for
 
         context = context_of(session.raw)
@@ -98,7 +98,7 @@ class Inspector:
         self._read()
 
     def take(self, session: Session, events: tuple[Event, ...]) -> None:
-        """Read again where directions were computed, or could not be."""
+        """Read again after directions were computed, or have failed."""
         if self._shown is None or self._shown[0] is not session or self._open is None:
             return
         own = self._shown[1].parents[0].key
@@ -113,7 +113,7 @@ class Inspector:
             self._screen.in_background(partial(self._load, *self._shown, self._context), "reading directions")
 
     def _load(self, session: Session, projection: Projection, context: DirectionContext | None) -> None:
-        """For a thread."""
+        """Read the facts about the direction. For a thread."""
         from ...data.direction_facts import facts
 
         found = facts(session, projection, context)

@@ -1,4 +1,4 @@
-"""Numbers on the screen that have to be worked out from values: read a chunk at a time, and told of a few times."""
+"""Numbers on the screen that are computed from values: read in chunks, and reported in a few messages."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ...widgets.top_pane import TopPane
 from ..messages import NumbersLoaded
 
 CHUNK = 512
-"""Spectra whose numbers are worked out between two charts."""
+"""Spectra whose numbers are computed between two charts."""
 MOST_TOLD = 16
-"""Messages of one load, about: each may sort 45,000 rows, and send what is other on the screen."""
+"""About as many messages are posted for a load: each may sort 45,000 rows, and send what has changed on screen."""
 
 Runner = Callable[[Callable[[], None]], None]
 
 
 @dataclass(slots=True)
 class Load:
-    """What was asked for at one time: of the lens, and of a pane (None: of none). `rest` is not read yet, `done` is
-    read and not told of; it is when there are `each` of them."""
+    """The numbers to read after one change: of the lens, and of a pane (None: of none). `rest` is still to read; `done`
+    is read, and reported when it has `each` items."""
 
     turn: int
     pane: TopPane | None
@@ -37,8 +37,8 @@ class Load:
 
 
 class Loader:
-    """Reads in the painter's thread, by `run`: charts that are asked for meanwhile come in between two chunks. What is
-    in view comes first. `tell` is called in that thread.
+    """Reads in the painter's thread, by `run`, so that charts requested meanwhile come between two chunks. What is in
+    view is read first. `tell` is called in that thread.
     """
 
     def __init__(self, state: ExplorerState, run: Runner, tell: Callable[[NumbersLoaded], object]) -> None:
@@ -47,11 +47,11 @@ class Loader:
         self._tell = tell
         self._turn = 0
         self.in_view: tuple[str, ...] = ()
-        """Content keys of what is read before everything else."""
+        """Content keys to read before all others."""
 
     def load(self, pane: TopPane, keys: Keys) -> None:
-        """The numbers that the lens and a pane show, of these keys; None: of everything. That overtakes what it was
-        asked for before."""
+        """Load the numbers that the lens and a pane show, for these keys. None loads all of them, and replaces earlier
+        loads."""
         lens = self._state.lens
         of_pane = BY_KEY[self._state.top].from_values and not pane.compares_marks
         if pane.compares_marks:
@@ -65,7 +65,7 @@ class Loader:
             self._run(partial(self._begin, Load(self._turn, pane if of_pane else None, of_lens), keys))
 
     def _begin(self, load: Load, keys: Keys) -> None:
-        """See what there is to read."""
+        """Find what has to be read."""
         wanted = self._unread(load.pane) if keys is None else keys
         if wanted is None or wanted:
             load.rest = {p.key: p for p in self._state.rows if wanted is None or p.key in wanted}
@@ -77,7 +77,7 @@ class Loader:
         return None if of_pane is None else of_lens | of_pane
 
     def _next(self, load: Load) -> None:
-        """The next chunk, unless other numbers are asked for by now."""
+        """Read the next chunk, unless a newer load has replaced this one."""
         if load.turn != self._turn:
             load.rest.clear()
         seen = [load.rest[key] for key in self.in_view if key in load.rest]
@@ -87,7 +87,7 @@ class Loader:
             load.rest.clear()
             raise
         finally:
-            is_seen = 0 < len(seen) <= CHUNK  # all that is in view is there
+            is_seen = 0 < len(seen) <= CHUNK  # everything in view is read
             if load.done and (is_seen or len(load.done) >= load.each or not load.rest):
                 self._tell(NumbersLoaded(load.done, load.of_lens))
                 load.done = set()

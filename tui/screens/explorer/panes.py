@@ -1,7 +1,8 @@
-"""The panes and lines of the explorer: where they stand, and how they are titled."""
+"""The panes and lines of the explorer: where they are, and their titles."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from rich.text import Text
@@ -54,19 +55,19 @@ from ..status_lines import (
 
 WIDE, HUGE, HIGH = 120, 160, 30
 TURNED = 100
-"""Columns below which the heatmap is turned, unless the user has chosen."""
+"""The heatmap is turned on terminals with fewer columns, unless the user has chosen."""
 MOST_SCREENS = 3
-"""Screens that its table may fill."""
+"""The heatmap is turned if its table would fill more screens, unless the user has chosen."""
 LINES = 3
-"""Above and below the panes."""
+"""Lines above and below the panes."""
 CHART_LINES = 26
-"""A chart that is as high as this gains less from more lines than the heatmap does."""
+"""A chart of this height gains less from more lines than the heatmap does."""
 LEAST_CHART = 11
-"""Lines below which a chart under the overview tells nothing."""
+"""A chart below the overview is not useful with fewer lines."""
 
 
 class ExplorerPanes(Screen[None]):
-    """Tree, what stands over the chart, and the chart of one pair of models, all showing one state."""
+    """Tree, the view above the chart, and the chart of one pair of models, all showing the same state."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*keys.EXPLORER, *keys.PLAN]
 
@@ -106,14 +107,14 @@ class ExplorerPanes(Screen[None]):
         self.compare = self.query_one(Compare)
         self.chart = self.query_one(ChartPane)
         self.show_rows()
-        self.set_focus(self.tree_pane)  # at once: another pane may be restored
+        self.set_focus(self.tree_pane)  # at once, as another pane may be restored next
         self.show_titles()
         self.show_model()
         self.show_lines()
 
     @property
     def focused_pane(self) -> Widget:
-        """The pane that the keys of tree, heatmap, table, compare or chart go to."""
+        """The pane that keys of the tree, a view or the chart go to."""
         pane = self.state.pane
         return self.tree_pane if pane == View.TREE else self.tops.get(pane, self.chart)
 
@@ -124,7 +125,7 @@ class ExplorerPanes(Screen[None]):
 
     @property
     def is_overview(self) -> bool:
-        """Whether the heatmap is turned: as the user chose, else on a narrow terminal, and where its table would fill
+        """Whether the heatmap is turned: as the user chose, else on a narrow terminal, or if its table would fill
         several screens."""
         if self.state.overview is not None:
             return self.state.overview
@@ -134,13 +135,13 @@ class ExplorerPanes(Screen[None]):
         return self.size.width < TURNED or len(self.state.grid.rows) > MOST_SCREENS * max(1, page)
 
     def check_action(self, action: str, _: tuple[object, ...]) -> bool | None:
-        """In an open prompt digits, "/" and ":" are characters; the keys of a plan work while one shows."""
+        """Whether a key works: in an open prompt digits, "/" and ":" are characters; a plan's keys need a plan."""
         if action == "cut":
             return self.state.shows_plan
         return not (action in keys.NOT_IN_PROMPTS and self.query_one(Prompt).display)
 
     def action_help(self) -> None:
-        """The keys of the focused pane and of the explorer."""
+        """Show the keys of the focused pane and of the explorer."""
         pane = self.focused_pane.id or ""
         own = [(f"in the {pane}", table)] if (table := keys.pane_table(pane)) else []
         own += [("while a plan shows", keys.PLAN)] if self.state.shows_plan else []
@@ -154,7 +155,7 @@ class ExplorerPanes(Screen[None]):
     # What is shown
 
     def show_rows(self) -> None:
-        """Other projections."""
+        """Show other projections in all panes."""
         state = self.state
         self._scanned = self.pair.first.model.tree.scanned()
         self.show_in_tops()
@@ -165,16 +166,16 @@ class ExplorerPanes(Screen[None]):
         self.tree_pane.set_model(state.grid, groups)
 
     def show_in_tops(self) -> None:
-        """The projections in what stands over the chart."""
+        """Show the projections in the views above the chart."""
         for pane in self.tops.values():
             pane.set_rows(self.state.rows, self.state.grid)
 
     def show_model(self) -> None:
-        """The first line."""
+        """Show the first line."""
         self.query_one("#top", Line).set(*model_text(self.pair, self._scanned, self._layers))
 
     def show_lines(self) -> None:
-        """The lines below: what is selected and computed; the keys, or a sentence."""
+        """Show the lines below: what is selected and computed; then the keys, or a sentence."""
         state = self.state
         said = "starting" if state.is_starting else "stopping" if state.is_stopping else ""
         marks = f"{len(state.marks)} marked" if state.marks else ""
@@ -200,7 +201,7 @@ class ExplorerPanes(Screen[None]):
 
     @property
     def _zooms_to(self) -> str:
-        """What the key that zooms goes to, in a word or two."""
+        """What the zoom key switches to, in a word or two."""
         state, view = self.state, BY_KEY[self.state.pane]
         if view.place is not ViewPlace.CHART:
             return "table" if self.is_overview else "overview"
@@ -209,7 +210,7 @@ class ExplorerPanes(Screen[None]):
         return "one chart" if state.small else "facets"
 
     async def on_click(self, event: Click) -> None:
-        """A click goes to its pane, as the pane's key does; on the line of keys it does what that says."""
+        """Go to the pane under a click, like the pane's key; in the line of keys, do what is written there."""
         panes: dict[DOMNode, int | None] = {self.tree_pane: View.TREE, self.chart: self.state.chart}
         panes |= {pane: key for key, pane in self.tops.items()}
         within = event.widget.ancestors_with_self if event.widget is not None else ()
@@ -230,12 +231,12 @@ class ExplorerPanes(Screen[None]):
         return letter + job_text(busy, running, said)
 
     def show_titles(self) -> None:
-        """The borders of the panes."""
+        """Show the titles in the panes' borders."""
         state = self.state
         filtered = f"  filter {printable(state.pattern)}" if state.pattern else ""
         self.tree_pane.show_title(f"{View.TREE} tree{filtered}")
         for key, pane in self.tops.items():
-            # Below, for it may be long: above it would cut the formula. Marks stay, whatever it leaves.
+            # In the lower border: in the upper one a long filter would cut off the formula. Marks do not depend on it.
             foot = Text("" if pane.compares_marks else filtered.strip())
             below = [pane.subtitle(pane.size.width - 2 - len(foot)), foot]
             self._title(pane, Text(f"{key} {pane.id}  {pane.title()}"), Text("  ").join(filter(None, below)))
@@ -253,7 +254,7 @@ class ExplorerPanes(Screen[None]):
         self._title(self.chart, Text(drawn))
 
     def _title(self, pane: Widget, title: Text, subtitle: Text | None = None) -> None:
-        """Set what is other than before: Textual draws the pane again, whatever it is given."""
+        """Set a changed title: Textual draws the pane again even if the title is the same."""
         written = title.plain, None if subtitle is None else subtitle.markup
         before = self._titles_of.get(pane.id or "", ("", None))
         self._titles_of[pane.id or ""] = written
@@ -263,19 +264,18 @@ class ExplorerPanes(Screen[None]):
             pane.border_subtitle = Content.from_rich_text(subtitle)
 
     def lay_out(self) -> None:
-        """Wide and high: tree, heatmap over chart. Wide: tree and one. Narrow: one pane, and under the
-        overview, which is low, the chart of what is selected. Under a plan, in any room, what it comes to. Full screen:
-        one."""
+        """Show the panes that fit. Wide and high: the tree, and the view over the chart. Wide: the tree and one pane.
+        Narrow or full screen: one pane. Under the turned heatmap, if there is room, the chart; under a plan always its
+        sums."""
         alone = self.state.full
         wide, high = self.is_wide and not alone, self.size.height >= HIGH
         self.set_class(not wide, "one")
         self.set_class(wide and self.size.width >= HUGE, "huge")
-        pane, top = self.state.pane, self.state.top
+        pane, top, on_right = self.state.pane, self.state.top, self._on_right
         maps: dict[int, Heatmap] = {View.HEATMAP: self.heatmap, View.PLAN: self.plan_map}
         for one in maps.values():
             one.set_overview(self.is_overview)
         self.tree_pane.display = wide or pane == View.TREE
-        on_right = top if pane == View.TREE else pane
         self.query_one("#right").display = wide or pane != View.TREE
         room = self.size.height - LINES - self.query_one("#tour").display
         least, full = maps.get(top, self.heatmap).overview_lines
@@ -286,16 +286,26 @@ class ExplorerPanes(Screen[None]):
             widget.display = key == top and (both or on_right == key)
         self.plan_sums.display = sums
         self.chart.display = not sums and (both or BY_KEY[on_right].place is ViewPlace.CHART)
-        beneath = self.chart.display or sums
-        most = _beside_chart(room) if beneath else room
+        self._set_heights(maps, room, max(least, min(full, room - LEAST_CHART)) if below else None)
+        self.call_after_refresh(self.show_titles)  # their length depends on the layout
+
+    @property
+    def _on_right(self) -> int:
+        """The view to the right of the tree, or in its place."""
+        return self.state.top if self.state.pane == View.TREE else self.state.pane
+
+    def _set_heights(self, maps: Mapping[int, Heatmap], room: int, turned: int | None) -> None:
+        """Divide `room` lines between the view and the chart or sums below it. `turned` is the height of a turned
+        heatmap over its chart; None if there is none."""
+        is_shared = self.chart.display or self.plan_sums.display
+        most = _beside_chart(room) if is_shared else room
         for one in maps.values():
-            one.styles.height = max(least, min(full, room - LEAST_CHART)) if below else "1fr"
+            one.styles.height = "1fr" if turned is None else turned
         for key, widget in self.tops.items():
-            fits = beneath and not (below and key in maps)
+            fits = is_shared and (turned is None or key not in maps)
             widget.styles.max_height = min(most, widget.lines_needed) if fits else None
-        self.call_after_refresh(self.show_titles)  # they are as long as there is room for
 
 
 def _beside_chart(room: int) -> int:
-    """Lines that what stands over a chart has at most."""
+    """The most lines of a view above a chart."""
     return max(room // 2, room - CHART_LINES)

@@ -1,4 +1,4 @@
-"""Plans: made off the event loop, moved a per cent at a time, and written to a file."""
+"""Plans: made off the event loop, changed by one per cent at a time, and written to a file."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ STEP = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
-    """One time that a user asked for a plan, and the states of which model were shown then."""
+class _PlanRequest:
+    """A plan that the user wants, with the session and the state of the model at that time."""
 
     wish: PlanWish
     session: Session
@@ -36,33 +36,33 @@ class _Asked:
 
 
 class Planning:
-    """Plans of the first model under the weighting that is shown. What comes late, of a plan that another has overtaken
-    or under a weighting that is no longer shown, is thrown away.
+    """Makes plans of the first model under the weighting that is shown. A result is dropped if the user wants another
+    plan or sees another weighting by then.
 
-    The work has a thread of its own: of 46,000 spectra the first plan takes a while, and charts are drawn meanwhile.
+    The work has separate threads: the first plan of 46,000 spectra takes a while, and charts are drawn meanwhile.
     """
 
     def __init__(self, screen: Background, weigher: Weigher) -> None:
         self._screen = screen
         self._state = screen.state
         self._weigher = weigher
-        self._asked: _Asked | None = None
+        self._latest: _PlanRequest | None = None
         self._plannable: Plannable | None = None
-        """Of the plan that is shown."""
+        """What the plan that is shown was made from."""
         self._cut = 0.0
-        """What the keys have asked for last."""
-        self._moves = False
+        """The last cut chosen by keys."""
+        self._is_moving = False
         self._threads: list[threading.Thread] = []
 
     def close(self, timeout: float) -> bool:
-        """Wait so many seconds for what is being made; True if no thread is left running."""
+        """Wait up to `timeout` seconds for running work; True if no thread is left running."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def make(self, text: str) -> None:
-        """Make the plan that a user asks for, of what the filter shows; compute what it lacks after a question."""
+        """Make the plan that the user describes, of what the filter shows; offer to compute what it needs."""
         wish, state = plan_wish(text, self._state.pattern), self._state
         if state.session.model.against:
             state.say("a plan is for one model: d leaves the delta")
@@ -71,12 +71,12 @@ class Planning:
             state.say("a plan is for the matrices as they are stored: v leaves the fixed gauge")
             return
         self._screen.catch_up()
-        self._asked = _Asked(wish, state.session, state.session.model)
+        self._latest = _PlanRequest(wish, state.session, state.session.model)
         state.say("planning")
-        self._work(partial(self._prepare, self._asked))
+        self._work(partial(self._prepare, self._latest))
 
     def step(self, steps: int) -> None:
-        """Cut so many per cent more; the map follows."""
+        """Cut this many per cent more; the map follows."""
         state = self._state
         if not state.shows_plan:
             return
@@ -102,7 +102,7 @@ class Planning:
     # In the thread
 
     def _work(self, work: Callable[[], None]) -> None:
-        """Do it in a thread; what goes wrong there is said on the screen."""
+        """Run work in a thread, and show its errors on the screen."""
 
         def guarded() -> None:
             try:
@@ -114,15 +114,15 @@ class Planning:
         self._threads = [*(t for t in self._threads if t.is_alive()), thread]
         thread.start()
 
-    def _prepare(self, asked: _Asked) -> None:
-        session, offer = asked.session, self._weigher.shown
-        plannable = Plannable(session, asked.wish, partial(offer.weighting, session.raw, session.root))
-        self._screen.post_message(BackgroundDone(partial(self._ask, asked, plannable, plannable.missing)))
+    def _prepare(self, request: _PlanRequest) -> None:
+        session, offer = request.session, self._weigher.shown
+        plannable = Plannable(session, request.wish, partial(offer.weighting, session.raw, session.root))
+        self._screen.post_message(BackgroundDone(partial(self._ask, request, plannable, plannable.missing)))
 
-    def _plan(self, asked: _Asked, plannable: Plannable, *, goes_there: bool) -> None:
-        plan = plannable.plan(asked.wish.cut)
+    def _plan(self, request: _PlanRequest, plannable: Plannable, *, goes_there: bool) -> None:
+        plan = plannable.plan(request.wish.cut)
         self._screen.post_message(
-            BackgroundDone(partial(self._show_first, asked, plannable, plan, goes_there=goes_there))
+            BackgroundDone(partial(self._show_first, request, plannable, plan, goes_there=goes_there))
         )
 
     def _move(self, plannable: Plannable, cut: float) -> None:
@@ -141,32 +141,33 @@ class Planning:
 
     # Back on the event loop
 
-    def _is_wanted(self, asked: _Asked) -> bool:
-        """Whether nothing else was asked for since, and the same weighting is shown."""
-        return asked is self._asked and asked.model is self._state.session.model
+    def _is_wanted(self, request: _PlanRequest) -> bool:
+        """Whether this is still the latest plan the user wants, and the same weighting is shown."""
+        return request is self._latest and request.model is self._state.session.model
 
-    def _ask(self, asked: _Asked, plannable: Plannable, missing: list[Projection]) -> None:
-        """Compute what is missing first, where the weights are at hand and the user says so."""
-        session, state = asked.session, self._state
-        if not self._is_wanted(asked):
+    def _ask(self, request: _PlanRequest, plannable: Plannable, missing: list[Projection]) -> None:
+        """Offer to compute what is missing, if the weights are at hand; otherwise plan now."""
+        session, state = request.session, self._state
+        if not self._is_wanted(request):
             return
         for note in plannable.notes:
             self._screen.notify(note, title="plan", severity="warning", markup=False)
         if not missing or session.raw.checkpoint is None:
-            self._work(partial(self._plan, asked, plannable, goes_there=True))
+            self._work(partial(self._plan, request, plannable, goes_there=True))
             return
         state.say("")
-        lines = [*estimate(session, missing, asked.wish.pattern), "A plan needs these spectra."]
-        after = partial(self._work, partial(self._plan, asked, plannable, goes_there=False))
+        lines = [*estimate(session, missing, request.wish.pattern), "A plan needs these spectra."]
+        after = partial(self._work, partial(self._plan, request, plannable, goes_there=False))
         scan = partial(self._screen.scanner.scan_first, {session: missing}, after)
         self._screen.ask("plan", "scan", lines, scan)
 
-    def _show_first(self, asked: _Asked, plannable: Plannable, plan: ShownPlan, *, goes_there: bool) -> None:
-        """The plan that was asked for; after a scan nobody is taken away from where they are."""
+    def _show_first(self, request: _PlanRequest, plannable: Plannable, plan: ShownPlan, *, goes_there: bool) -> None:
+        """Show the new plan; switch to its view only if no scan came before, in which the user may have gone
+        elsewhere."""
         state = self._state
-        if not self._is_wanted(asked):
+        if not self._is_wanted(request):
             return
-        self._plannable, self._cut, self._moves = plannable, plan.wish.cut, False
+        self._plannable, self._cut, self._is_moving = plannable, plan.wish.cut, False
         state.show_plan(plan)
         if goes_there:
             state.say("")
@@ -175,13 +176,13 @@ class Planning:
             state.say("the plan is made: 9 shows it")
 
     def _follow(self) -> None:
-        """Plan for the cut that was asked for last, as soon as the plan before is shown."""
-        if not self._moves and self._plannable is not None:
-            self._moves = True
+        """Plan for the latest cut, as soon as the plan before is shown."""
+        if not self._is_moving and self._plannable is not None:
+            self._is_moving = True
             self._work(partial(self._move, self._plannable, self._cut))
 
     def _moved(self, plannable: Plannable, plan: ShownPlan | InputError) -> None:
-        self._moves = False
+        self._is_moving = False
         state = self._state
         if plannable is not self._plannable or state.plan is None:
             return

@@ -1,4 +1,4 @@
-"""A model is shown as it was left, and how it is looked at is kept while it changes."""
+"""Restores how a model was looked at, and keeps that while it changes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .background import Background
 from .weighing import Weigher
 
 KEEP_SECONDS = 1.0
-"""After the first change until what changed is kept: what a killed explorer forgets."""
+"""Seconds from the first change until it is kept: as much is lost if the explorer is killed."""
 _REMEMBERED = frozenset({
     Change.SELECTION, Change.ROWS, Change.LENS, Change.MARKS, Change.PANE, Change.LAYOUT, Change.AXES, Change.RANK,
 })  # fmt: skip
 
 
 class Rememberer:
-    """Of a screen; `memory` None: nothing is remembered."""
+    """Remembers the state of a screen; nothing if `memory` is None."""
 
     def __init__(self, screen: Background, weigher: Weigher, memory: Memory | None) -> None:
         self._screen = screen
@@ -31,7 +31,7 @@ class Rememberer:
         self._timer: Timer | None = None
 
     def restore(self) -> None:
-        """Begin with the first layer, or where the user left."""
+        """Begin where the user left, or with the first layer."""
         state = self._screen.state
         state.select_first()
         memory = self._memory
@@ -43,12 +43,12 @@ class Rememberer:
         self._wait()
 
     def changed(self, what: Change) -> None:
-        """Keep it, a little later."""
+        """Keep the state a little later."""
         if what in _REMEMBERED and self._is_shown:
             self._wait()
 
     def keep(self) -> str:
-        """Keep how the model is looked at now; why that cannot be done, "" where it can. From any thread."""
+        """Keep how the model is looked at now. Return why that failed, "" if it worked. From any thread."""
         if self._memory is None or not self._is_shown:
             return ""
         return self._memory.keep(Remembered.of(self._screen.state, self._weigher.shown))

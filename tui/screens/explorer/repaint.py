@@ -1,4 +1,4 @@
-"""Who draws again for what: the one table between the state and the screen."""
+"""The table of what to draw again for each change of the state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Repaint = Callable[[Background, Keys], None]
 
 
 def repaint(screen: Background, what: Change, keys: Keys) -> None:
-    """Draw what shows a change, in the order of the table."""
+    """Draw what depends on a change, in the order of the table."""
     for paint in TABLE[what]:
         paint(screen, keys)
 
@@ -39,7 +39,7 @@ def _columns(screen: Background, keys: Keys) -> None:
 def _numbers(screen: Background, keys: Keys) -> None:
     screen.look.forget(keys)
     screen.heatmap.update(keys)
-    # Shades are spread over what there is, and there is more now; so there is of what ranks come to.
+    # New numbers may widen the range of the shades, and change what ranks come to.
     if screen.look.limits() != screen.shown_limits or screen.state.lens.measure.needs_ranks:
         screen.show_titles()
     screen.tree_pane.update_marks()

@@ -1,4 +1,4 @@
-"""Computing what is not stored: the selection at once, or all that the filter shows after a question."""
+"""Computing what is not stored: the selection at once, or after a question all that the filter shows."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ Ask: TypeAlias = Callable[[list[str], Callable[[], None]], None]
 
 
 class Scanner:
-    """Asks the engines. Of two models the second waits until the first is done: they may share a device.
+    """Gives the engines work. With two models the second waits until the first is done, as they may share a device.
 
-    `ask` puts a question of some lines to the user, and calls what it is given where the answer is yes; `clock` tells
-    seconds.
+    `ask` shows a question of some lines, and calls its second argument if the answer is yes; `clock` returns seconds.
     """
 
     def __init__(self, state: ExplorerState, ask: Ask, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,11 +38,11 @@ class Scanner:
         self._after: Callable[[], None] | None = None
 
     def missing(self, projections: Iterable[Projection], side: Side) -> Missing:
-        """What of these is not stored, on a side of the pair."""
+        """Those of these projections that are not stored, on a side of the pair."""
         return self._missing((s, q) for p in projections for _, s, q in self._state.pair.curves(p, side))
 
     def compute(self, missing: Missing) -> None:
-        """Compute these before whatever waits."""
+        """Compute these before anything that waits."""
         if missing:
             self._forget_notes()
             (session, projections), *rest = missing.items()
@@ -51,7 +50,7 @@ class Scanner:
             self._start(session, projections, urgent=True)
 
     def scan(self) -> None:
-        """Ask, then compute all that the filter shows, in both models where there are two."""
+        """Ask, then compute all that the filter shows, in both models if there are two."""
         state = self._state
         wanted = [(state.session, p) for p in state.session.sampled(state.shown)]
         if second := state.pair.second:
@@ -75,10 +74,10 @@ class Scanner:
         self._ask(lines, lambda: self._begin(missing))
 
     def scan_first(self, missing: Missing, after: Callable[[], None]) -> None:
-        """Compute these, and then go on with `after`, unless that is stopped or cannot begin."""
+        """Compute these, then call `after`, unless computing is stopped or cannot begin."""
         self._after = after
         self._begin(missing)
-        if not self._scanned:  # no engine took them
+        if not self._scanned:  # no engine has taken them
             self._after = None
 
     def stop(self) -> None:
@@ -96,7 +95,8 @@ class Scanner:
         state.say("stopping after the running projection; ctrl+c quits")
 
     def ended(self) -> bool:
-        """Nothing is queued or running any more: the second model's turn, or the end. Whether a scan is through."""
+        """React when nothing is queued or running any more: start the second model, or end. Return whether a scan is
+        complete."""
         state = self._state
         if state.is_stopping:
             state.is_stopping = False
@@ -113,7 +113,7 @@ class Scanner:
         return False
 
     def _summary(self) -> str:
-        """What came of a scan: `210 computed in 14 s, 0 failed, saved`; and what was solved again."""
+        """The result of a scan: `210 computed in 14 s, 0 failed, saved`; and what was solved again."""
         every = [(session, p) for session, found in self._scanned.items() for p in found if not is_noise(p)]
         stored = sum(session.has(p) for session, p in every)
         failed = sum(p.key in session.failures for session, p in every)
@@ -124,13 +124,13 @@ class Scanner:
         return f"{stored} computed in {duration(seconds)}, {failed} failed{saved}{second}"
 
     def _not_coming(self, session: Session, projections: list[Projection]) -> list[Projection]:
-        """Those of them that were not asked for already."""
+        """Those of them that are neither running nor queued."""
         waiting = {p.key for p in self._waiting.get(session, ())}
         under_way = (State.QUEUED, State.RUNNING)
         return [p for p in projections if session.state(p) not in under_way and p.key not in waiting]
 
     def _missing(self, wanted: Iterable[tuple[Session, Projection]]) -> Missing:
-        """What of these is not stored, each once, with what else their numbers need."""
+        """Those of these that are not stored, each once, with the other spectra that their numbers need."""
         missing: dict[Session, dict[str, Projection]] = {}
         for session, p in wanted:
             for q in self._needed(session, p):
@@ -139,13 +139,13 @@ class Scanner:
         return {session: list(found.values()) for session, found in missing.items()}
 
     def _needed(self, session: Session, p: Projection) -> Iterator[Projection]:
-        """Whose spectra the numbers of a projection need: its own, under a weighting that of noise, and what else the
-        unit does."""
+        """The projections whose spectra a projection's numbers need: itself, its noise under a weighting, and what the
+        unit compares with."""
         yield p
         if not p.rows or p.problem is not None:
             return
         if compares_with_noise(p):
-            yield session.noise(p)
+            yield session.null_ranks.noise(p)
         if (other := self._state.lens.measure.beside(p)) is not None:
             yield other
 
@@ -167,18 +167,18 @@ class Scanner:
         self._state.note = ""
 
     def _wait(self, missing: Missing) -> None:
-        """Until the model that is being computed is done."""
+        """Let these wait until the model that is being computed is done."""
         for session, projections in missing.items():
             self._waiting[session] = [*self._waiting.get(session, ()), *projections]
 
     def _go_on(self) -> None:
-        """The turn of the next model, where none is being computed."""
+        """Start the next model, if none is being computed."""
         while self._waiting and not self._state.is_busy:
             session = next(iter(self._waiting))
             self._start(session, self._waiting.pop(session), urgent=False)
 
     def _start(self, session: Session, projections: list[Projection], urgent: bool) -> None:
-        """Hand over to an engine."""
+        """Give projections to an engine."""
         state = self._state
         try:
             accepted = session.compute(projections, urgent=urgent)

@@ -1,4 +1,4 @@
-"""The explorer as a whole: its beginning, its command line, and a second model that joins."""
+"""The explorer as a whole: its start, its command line, and a second model that joins."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ FIRST_KEYS = "to begin with:  s scan  3 heatmap  b outlier  / filter  u unit  ? 
 
 
 class Explorer(SelectionKeys):
-    """Shows one or two models and does what the keys ask."""
+    """Shows one or two models and does what the keys say."""
 
     def __init__(self, pair: Pair, config: Config, given: Offer | None = None, memory: Memory | None = None) -> None:
-        """`given`: the weighting under which the sessions show their models from the beginning. `memory`: see App."""
+        """`given`: the weighting under which the sessions show their models at first. `memory`: see RankScopeApp."""
         super().__init__(pair, config)
         self.guide = Guide(self)
         self.asking = Asking(self, Commands(kept=memory is not None))
@@ -60,12 +60,12 @@ class Explorer(SelectionKeys):
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.call_after_refresh(self.rememberer.restore)  # once the tree has its lines
-        # The tree stands before numpy and h5py are imported (0.25 s) to fill the heatmap.
+        self.call_after_refresh(self.rememberer.restore)  # when the tree has lines to go to
+        # The tree is shown before numpy and h5py are imported (0.25 s) to fill the heatmap.
         self.call_after_refresh(self.in_background, self.load_store)
         self.call_after_refresh(self._greet)
         self.set_interval(LOOK_SECONDS, self.look_at_store)
-        self.app.theme_changed_signal.subscribe(self, lambda _: self.want_chart())  # its colours go by the background
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.want_chart())  # for its colours
 
     def _state_changed(self, what: Change, keys: Keys) -> None:
         repaint(self, what, keys)
@@ -81,15 +81,15 @@ class Explorer(SelectionKeys):
             mark_seen()
 
     def action_export(self) -> None:
-        """Ask for the kind of file."""
+        """Offer the kinds of file."""
         self.exporter.choose()
 
     def action_weight(self) -> None:
-        """Ask for the weighting."""
+        """Offer the weightings."""
         self.weigher.choose()
 
     def action_inspect(self) -> None:
-        """Say what the first direction of the selected projection is."""
+        """Show the first direction of the selected projection."""
         self.inspector.open()
 
     @on(EngineEvents)
@@ -97,7 +97,7 @@ class Explorer(SelectionKeys):
         self.inspector.take(message.session, message.events)
 
     def action_side(self) -> None:
-        """A, B, B/A, delta."""
+        """Switch between A, B, B/A and the differences."""
         state = self.state
         if self.weigher.wants_delta or (self.pair.second is not None and state.lens.side is Side.RATIO):
             self.weigher.turn_delta()
@@ -105,7 +105,7 @@ class Explorer(SelectionKeys):
             state.next_side()
 
     def action_pane(self, key: int) -> None:
-        """Go to the view of a key; to that of differences with these."""
+        """Go to the view of a key; for the view of differences, show these."""
         super().action_pane(key)
         if key != View.DELTA or self.weigher.wants_delta:
             return
@@ -119,15 +119,15 @@ class Explorer(SelectionKeys):
         self.weigher.turn_gauge()
 
     def action_cut(self, steps: int) -> None:
-        """So many per cent more are cut by the plan that is shown."""
+        """Let the plan that is shown cut this many per cent more."""
         self.planning.step(steps)
 
     def action_yank(self) -> None:
-        """Copy the number, or the line, that the focused pane stands on."""
+        """Copy the number, or the line, under the cursor of the focused pane."""
         self.exporter.yank()
 
     def action_quit(self) -> None:
-        """Leave; while something is computed only after a question."""
+        """Quit, after a question if something is being computed."""
         if not self.state.is_busy or self.state.is_stopping:
             self.app.exit()
             return
@@ -140,11 +140,11 @@ class Explorer(SelectionKeys):
     # The command line
 
     def action_filter(self) -> None:
-        """Ask for a filter."""
+        """Open the line for a filter."""
         self.asking.filter()
 
     def action_command(self) -> None:
-        """Ask for a command."""
+        """Open the line for a command."""
         self.asking.command()
 
     @on(Prompt.Typed)
@@ -205,7 +205,7 @@ class Explorer(SelectionKeys):
     # A second model
 
     def hold_against(self, name: str) -> None:
-        """Open a second model in the background, and hold it against the first."""
+        """Open a second model in the background, and compare the first with it."""
         self.state.say(f"opening {name}")
         self.in_background(partial(self._open_second, name), f"opening {name}")
 
@@ -231,7 +231,7 @@ class Explorer(SelectionKeys):
         if self.weigher.wants_delta:
             self.weigher.turn_delta()
         elif session.shown_as != self.pair.first.shown_as or session.weighting != self.pair.first.weighting:
-            self.weigher.use_again()  # another one was chosen meanwhile
+            self.weigher.use_again()  # the weighting was changed meanwhile
         ours, theirs = self.pair.unmatched()
         differ = f": {len(ours)} addresses only in A, {len(theirs)} only in B"
         counted = "" if self.pair.first.model.against else differ

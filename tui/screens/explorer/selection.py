@@ -1,4 +1,4 @@
-"""What keys and panes ask of the selection, the filter, the marks and the lens."""
+"""Keys and panes that change the selection, the filter, the marks and the lens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SelectionKeys(Background):
     def _tree_moved(self, event: Tree.NodeHighlighted[TreeItem]) -> None:
         item = event.node.data
         if not self.tree_pane.has_focus:
-            return  # it was filled anew, and its cursor stands where something else was
+            return  # the tree was filled again, and its cursor is on another node
         if item is not None and item.selection is not None and item.selection != self.state.selection:
             self.state.move_to(item.selection)
 
@@ -35,7 +35,7 @@ class SelectionKeys(Background):
     def _moved(self, event: Heatmap.CellSelected | MetricTable.RowSelected) -> None:
         self.state.select(event.selection)
         if self.state.top == View.HEADS:
-            self.show_titles()  # perhaps of another kind
+            self.show_titles()  # heads of another kind may be selected
         if not self.painter.is_idle:
             self.loader.in_view = self.tops[self.state.top].keys_in_view()
 
@@ -44,19 +44,19 @@ class SelectionKeys(Background):
         self.state.step_layer(event.layers)
 
     def action_step_layer(self, step: int) -> None:
-        """The same role, block or whole in another layer."""
+        """Go to the same role, block or whole in another layer."""
         self.state.step_layer(step)
 
     def action_step_role(self, step: int) -> None:
-        """Another role of the same layer, or another role over all layers."""
+        """Go to another role of the same layer, or over all layers."""
         self.state.step_role(step)
 
     def action_match(self, step: int) -> None:
-        """The next projection in the grid."""
+        """Go to the next projection in the grid."""
         self.state.step_match(step)
 
     def action_outlier(self, step: int) -> None:
-        """The next projection whose number stands out of its role, and how far."""
+        """Go to the next outlier of a role, and say how far out its number is."""
         state, lens = self.state, self.state.lens
         found = outliers(state.grid, self.look.numbers, ranks=lens.is_rank)
         if not found:
@@ -71,16 +71,16 @@ class SelectionKeys(Background):
         state.say(f"{at + 1} of {len(found)}: {one.where}: {lens.title} {number}, median {middle}, {far}")
 
     def action_mark(self) -> None:
-        """Mark what is selected, or take its marks away."""
+        """Mark what is selected, or remove its marks."""
         self.state.toggle_marks()
 
     def action_clear_marks(self) -> None:
-        """Take all marks away."""
+        """Remove all marks."""
         self.state.set_marks({})
 
     def action_back(self) -> None:
-        """Undo full screen, the rank cursor, opened experts, facets; from a chart go back to where it was opened from;
-        undo the filter; else go to the tree."""
+        """Undo the first of: full screen, rank cursor, opened experts, facets; from a chart go back to where it was
+        opened; undo the filter; else go to the tree."""
         state = self.state
         if state.full:
             state.toggle_full()
@@ -98,7 +98,7 @@ class SelectionKeys(Background):
     # Computing
 
     def action_compute(self) -> None:
-        """Compute the selection, before whatever waits; open what is computed."""
+        """Compute the selection before anything that waits; open what is computed."""
         self.catch_up()
         if self._opens():
             return
@@ -108,7 +108,7 @@ class SelectionKeys(Background):
         missing = self.scanner.missing(state.session.sampled(found), side)
         refused = next((p.problem for p in found if p.problem), None)
         if missing and state.selection == Selection():
-            self.scanner.scan()  # the whole model: not without a question
+            self.scanner.scan()  # the whole model, so ask first
         elif missing:
             self.scanner.compute(missing)
         elif refused and all(p.problem for p in found):
@@ -119,7 +119,8 @@ class SelectionKeys(Background):
             state.show(state.chart)
 
     def _opens(self) -> bool:
-        """Whether enter opened something: experts in the heatmap, a node of the tree that computes nothing."""
+        """Open what enter opens: experts in the heatmap, or a node of the tree without a projection. Return whether it
+        did."""
         state = self.state
         if isinstance(pane := self.focused_pane, Heatmap) and pane.unfold():
             state.changed(Change.LAYOUT)
@@ -145,11 +146,11 @@ class SelectionKeys(Background):
     # Threshold, unit, side
 
     def action_threshold(self, step: int) -> None:
-        """The next threshold of the list."""
+        """Go to the next threshold of the list."""
         self.state.step_threshold(step)
 
     def action_unit(self) -> None:
-        """Ask for the unit of the heatmap."""
+        """Offer the units of the heatmap."""
         lens = self.state.lens
         has_directions = any(session.has_directions for session in self.pair.sessions)
         found = units(self.pair.shown_as, has_directions=has_directions)
@@ -170,21 +171,21 @@ class SelectionKeys(Background):
         self.state.show(key)
 
     def action_next_pane(self, step: int) -> None:
-        """Tree, heatmap, chart, and round."""
+        """Go to the next of tree, view and chart, in a circle."""
         self.state.step_pane(step)
 
     def action_axes(self) -> None:
-        """The next kind of axes."""
+        """Switch to the next kind of axes."""
         self.state.next_axes()
 
     def action_relative(self) -> None:
-        """Singular values over sigma_1, or as they are."""
+        """Show singular values over sigma_1, or as they are."""
         self.state.toggle_relative()
 
     def action_full(self) -> None:
-        """The focused pane alone, or all of them."""
+        """Show only the focused pane, or all of them."""
         self.state.toggle_full()
 
     def action_zoom(self) -> None:
-        """In a chart: facets or one. Else: the overview or the table of the heatmap."""
+        """In a chart: show facets or one chart. Elsewhere: show the overview or the table of the heatmap."""
         self.state.zoom(self.is_overview)

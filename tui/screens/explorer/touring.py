@@ -12,7 +12,7 @@ from .background import Background
 
 
 class Guide:
-    """Of a screen. What the user does decides when a step is done; other keys work as ever."""
+    """Leads through a screen. A step is done when the user has reached its goal; all keys work as usual."""
 
     def __init__(self, screen: Background) -> None:
         self._screen = screen
@@ -21,7 +21,7 @@ class Guide:
         self._at = 0
 
     def turn(self) -> None:
-        """Begin, or leave off where it runs."""
+        """Begin the tour, or end it if it is on."""
         if self._tour is not None:
             self._end()
             self._screen.state.say("the tour is ended; :tour starts it again")
@@ -35,7 +35,7 @@ class Guide:
         self.changed()
 
     def changed(self) -> None:
-        """Go on, past everything that is done."""
+        """Go on to the first step that is not done."""
         if self._tour is None:
             return
         before = self._at

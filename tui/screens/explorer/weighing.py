@@ -1,4 +1,4 @@
-"""Which weighting, gauge and differences are shown: asked for, made in the background, put in place of what was."""
+"""The weighting, gauge or differences that are shown: chosen, prepared in the background, and exchanged."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from ...data.deltas import WithoutDifference
 
 EXCHANGE_SECONDS = 1.0
-"""How long the thread that draws waits for the event loop, which may be about to quit."""
+"""Seconds that the drawing thread waits for the event loop, which may be about to quit."""
 LONGEST = 32
-"""Characters of the name of a file in the menu: of a longer one the end."""
+"""Characters of a file's name in the menu; of a longer name the end is shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What each session shows under an offer, made while `opened` were open; `apart` is what has no difference, None
-    where no differences are shown."""
+    """What each session shows for an offer, made while the sessions `opened` were open. `apart` are the tensors without
+    a difference, None if no differences are shown."""
 
     models: Mapping[Session, Model]
     opened: Sequence[Session]
@@ -39,24 +39,24 @@ class _Made:
 
 
 class Weigher:
-    """Puts the models of a screen under a weighting, in the fixed gauge, or the differences of two in the place of the
-    first. `given` is what is shown at first."""
+    """Shows the models of a screen under a weighting or in the fixed gauge, or the differences of two in place of the
+    first. `given` is shown at first."""
 
     def __init__(self, screen: Background, given: Offer | None = None) -> None:
         self._screen = screen
         self._state = screen.state
         self._shown = given or Offer(NONE, "")
         self._wanted = self._shown
-        self._files: dict[str, str] = {}  # named by the user, and their labels
+        self._files: dict[str, str] = {}  # files that the user has named, and their labels
         self._know(self._shown)
 
     @property
     def shown(self) -> Offer:
-        """What is shown."""
+        """What is shown now."""
         return self._shown
 
     def choose(self) -> None:
-        """Ask for one of those that there are."""
+        """Offer the weightings, and show the chosen one."""
         found = offers(self._state.session, self._files)
         rows = [(_end_of(printable(offer.text, 1000)), printable(offer.about)) for offer in found]
 
@@ -68,7 +68,7 @@ class Weigher:
         self._screen.app.push_screen(Choice("weighting", rows, at), chosen)
 
     def use_named(self, text: str) -> None:
-        """Show what a user names."""
+        """Show the weighting that the user names."""
         self.use(Offer(text, "", fixed=self._wanted.fixed, delta=self._wanted.delta))
 
     def turn_gauge(self) -> None:
@@ -77,11 +77,11 @@ class Weigher:
 
     @property
     def wants_delta(self) -> bool:
-        """Whether the differences of two models are shown, or will be."""
+        """Whether the differences of two models are shown, or are being made."""
         return self._wanted.delta
 
     def turn_delta(self) -> None:
-        """Show the differences of the two models, or again the models themselves, under the same weighting."""
+        """Show the differences of the two models, or again the models, under the same weighting."""
         if self._wanted.fixed and not self._wanted.delta:
             self._leave_ratio()
             self._state.say(
@@ -89,15 +89,15 @@ class Weigher:
             )
             return
         if self._wanted.delta and not self._shown.delta:
-            self._leave_ratio()  # the next key came before the differences were there
+            self._leave_ratio()  # the next key came before the differences were made
         self.use(replace(self._wanted, delta=not self._wanted.delta))
 
     def use_again(self) -> None:
-        """Show what was wanted last in all models: one has joined meanwhile."""
+        """Apply the latest choice to all models, as one has joined meanwhile."""
         self.use(self._wanted)
 
     def use(self, offer: Offer) -> None:
-        """Show another weighting, once it has been read."""
+        """Show an offer once it has been read."""
         self._wanted = offer
         if offer.delta and offer.fixed:
             self._wanted = self._shown
@@ -121,7 +121,7 @@ class Weigher:
         return shown
 
     def _make(self, offer: Offer) -> None:
-        """For a thread."""
+        """Make what an offer shows. For a thread."""
         try:
             made = self._made(offer)
         except InputError:
@@ -131,7 +131,7 @@ class Weigher:
             session.know(model)
         done = threading.Event()
         self._screen.post_message(BackgroundDone(partial(self._exchange, offer, made, done)))
-        done.wait(EXCHANGE_SECONDS)  # or a chart would be drawn half of this and half of what was shown before
+        done.wait(EXCHANGE_SECONDS)  # otherwise a chart could mix the old and the new state
 
     def _made(self, offer: Offer) -> _Made:
         pair, root = self._state.pair, self._state.session.root
@@ -152,7 +152,7 @@ class Weigher:
                 self._leave_ratio()
 
     def _leave_ratio(self) -> None:
-        """The key goes on from B/A to A where there are no differences."""
+        """Go on from B/A to A, if there are no differences to show."""
         self._state.lens.side = Side.A
         self._state.lens_changed()
 
@@ -180,7 +180,7 @@ class Weigher:
         self._know(offer)
 
     def _know(self, offer: Offer) -> None:
-        """Remember a file, which the next menu offers."""
+        """Remember a file for the next menu."""
         name, label = self._state.session.weighting
         if label and offer.stored is None and offer.text != name:
             self._files[offer.text] = label
