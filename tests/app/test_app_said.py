@@ -90,6 +90,7 @@ async def test_an_imatrix_is_said_to_be_whole(files: Path, root: Path) -> None:
     async with exploring(files / "m", root, WIDE) as seen:
         seen.app.explorer.weigher.use_named(str(files / "m.imatrix"))
         await seen.sees("weighted by imatrix")
+        await seen.until(lambda: len(seen.app._notifications) > 0, "a toast")
         (toast,) = seen.app._notifications
         assert toast.message.startswith("an imatrix does not keep position 0 apart")
         await at_down(seen)
