@@ -41,8 +41,7 @@ def write_gguf(
     plain: Mapping[str, Floats] | None = None,
     **said: str,
 ) -> Path:
-    """Write what `save_imatrix` of tools/imatrix/imatrix.cpp writes, with the `plain` sums of x that newer versions
-    keep too."""
+    """Write as `save_imatrix` of tools/imatrix/imatrix.cpp, with the `plain` sums of x of newer versions too."""
     writer = gguf.GGUFWriter(str(file), "", endianess=gguf.GGUFEndian.LITTLE)
     writer.kv_data[0].pop("general.architecture", None)
     writer.add_type("imatrix")

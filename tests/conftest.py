@@ -1,5 +1,4 @@
-"""Settings of all tests: one BLAS thread, no network and no user's settings, before numpy, torch or transformers is
-imported."""
+"""Settings of all tests, before numpy, torch or transformers is imported: one BLAS thread, no network, no user."""
 
 from __future__ import annotations
 
@@ -37,6 +36,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Freeze what all tests have imported: garbage collection would go through it again, five times at the end
-    alone."""
+    """Freeze what all tests have imported, or garbage collection goes through it five times at the end."""
     gc.freeze()

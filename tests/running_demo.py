@@ -44,8 +44,7 @@ def load_demo() -> RunningDemo:
 
 
 def read_gguf(file: Path | str) -> gguf.GGUFReader:
-    """A file as the gguf package reads it, from plain memory: reading words from a mapped file takes several times
-    as long."""
+    """A file as the gguf package reads it, from plain memory: from a mapped file it takes several times as long."""
     import numpy as np
     from gguf.gguf_reader import GGUFReader
 

@@ -29,8 +29,7 @@ from rankscope.tui.widgets.top_pane import TopPane
 def session_of(
     folder: Path, root: Path, weights: Weights | None = None, addresses: Iterable[str] | None = None
 ) -> Session:
-    """A session on a model with the spectra of these addresses stored; the model is made of `weights` where they are
-    given."""
+    """A session on a model (made of `weights` where they are given) with these addresses' spectra stored."""
     if weights is not None:
         save_model(folder, weights, LLAMA)
     session = Session(fill(folder, root, addresses), root, lambda _: None, ComputeSettings("cpu", 1))
@@ -117,8 +116,7 @@ def column(sheet: Sheet, heading: str) -> list[str]:
 
 
 def ranked(numbers: Sequence[float], descending: bool) -> list[int]:
-    """The order of numbers by size, equal ones in their present order: neighbours change places until they are
-    sorted."""
+    """The order of numbers by size: neighbours change places until sorted, equal numbers never do."""
     order = list(range(len(numbers)))
     for _ in numbers:
         for at in range(len(order) - 1):

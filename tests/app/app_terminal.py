@@ -60,8 +60,7 @@ class Terminal:
         os.write(self.terminal, keys)
 
     def until_stopped(self) -> None:
-        """Wait until the process is suspended, and read meanwhile: a program whose output is not read never gets
-        there."""
+        """Wait until the process is suspended, reading its output meanwhile: it cannot stop while it cannot write."""
         while not (found := os.waitpid(self.child, os.WUNTRACED | os.WNOHANG))[0]:
             if select.select([self.terminal], [], [], 0.02)[0]:
                 assert self._read(), self.written[-2000:]

@@ -86,8 +86,7 @@ def texts(lines: Iterable[Text]) -> list[str]:
 
 
 def dots(lines: Sequence[Text], colour: int | None = None) -> set[tuple[int, int]]:
-    """(column, row) of every braille dot, at two columns and four rows a character; with `colour` only the dots of
-    this colour of 256."""
+    """(column, row) of every braille dot, two columns and four rows a character; of this `colour` only, of 256."""
     found = set()
     for y, line in enumerate(lines):
         for x, char in enumerate(line.plain):

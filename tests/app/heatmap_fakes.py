@@ -197,8 +197,7 @@ class Eyes:
 
     @contextmanager
     def drawing(self) -> Iterator[list[Region]]:
-        """The parts of the heatmap that are drawn again within the block; the whole heatmap where a refresh names no
-        part."""
+        """The parts of the heatmap that are drawn again within the block; all of it where no part is named."""
         found: list[Region] = []
         refresh = self.heatmap.refresh
 

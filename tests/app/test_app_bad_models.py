@@ -1,5 +1,4 @@
-"""Models that are broken, hostile, tiny or of an unknown kind: shown as they are, without a crash or a hidden
-instruction."""
+"""Models that are broken, hostile, tiny or of an unknown kind: shown without a crash, and without obeying them."""
 
 from __future__ import annotations
 

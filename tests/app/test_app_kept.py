@@ -28,8 +28,7 @@ def written(kept: float, is_all: bool) -> str:
 
 
 def energies(folder: Path, layer: int, ranks: dict[str, int]) -> list[str]:
-    """The energy that each role's rank keeps in a layer, by LAPACK, as a cell shows it; a dash where a role has no
-    rank."""
+    """The energy that each role's rank keeps in a layer, by LAPACK, as cells show it; a dash without a rank."""
     weights, found = load_file(folder / "model.safetensors"), []
     for role in ROLES:
         values = np.linalg.svd(

@@ -1,5 +1,4 @@
-"""Notes of a file of second moments beside ranks, in the explorer: position 0, tokens, held-out text, centred
-moments."""
+"""Notes of a file of second moments in the explorer: position 0, tokens, held-out text, centred moments."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Matrices that a GPU solves again: the line about them, and stopping meanwhile. The CPU plays the GPU, by the
-twins."""
+"""Matrices that a GPU (here the CPU, by the twins) solves again: the line about them, and stopping meanwhile."""
 
 from __future__ import annotations
 

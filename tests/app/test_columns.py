@@ -1,5 +1,4 @@
-"""Arrays of numbers for a whole model: equal to the single numbers, updated where something changed, and rebuilt no
-more often."""
+"""Arrays of numbers for a whole model: equal to single numbers, updated after changes, rebuilt no more often."""
 
 from __future__ import annotations
 

@@ -343,8 +343,7 @@ def test_a_named_file_that_is_not_there_is_said(
 
 
 def test_the_settings_are_read_before_textual_is_imported(file: Path) -> None:
-    """Textual reads the number of colours when it is imported; and a start without a settings file loads no TOML
-    reader."""
+    """Textual reads the number of colours when imported; and a start without settings loads no TOML reader."""
     program = (
         "import os, sys; from rankscope.tui.cli import launch;"
         "from rankscope.tui.settings.read import config_path, load;"

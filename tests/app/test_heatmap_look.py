@@ -269,8 +269,7 @@ def test_the_key_shows_the_limits_between_the_shades() -> None:
     ("low", "high"), [(0.99, 1.01), (99.0, 101.0), (1240.0, 1241.0), (2.0, 2.0 + 1e-9), (1e-3, 1e9), (5e-324, 1.7e308)]
 )
 def test_no_two_limits_of_the_key_read_alike(low: float, high: float) -> None:
-    """Limits have only as many digits as they need; where six digits do not tell two apart, one is left without a
-    number."""
+    """Limits have as few digits as tell them apart; where six do not, one limit is left without a number."""
     for contrast in Contrast:
         seen = told_sigmas(low, high)
         seen.look.lens.contrast = contrast

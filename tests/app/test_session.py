@@ -1,5 +1,4 @@
-"""The session's memory of a model: what is stored, values that are loaded and dropped, ranks that follow a new
-spectrum."""
+"""The session's memory of a model: what is stored, values loaded and dropped, ranks that follow a new spectrum."""
 
 from __future__ import annotations
 

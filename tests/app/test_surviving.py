@@ -124,8 +124,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @asynccontextmanager
 async def trying(app: Tried) -> AsyncIterator[Pilot[None]]:
-    """Run the app with its toasts shown. Its pilot would raise every survived error at the end, so no test can miss
-    one."""
+    """Run the app with its toasts shown, and check that it survived an error, which its pilot would raise."""
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         try:
             yield pilot

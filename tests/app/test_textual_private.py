@@ -76,8 +76,7 @@ def trees() -> dict[Path, ast.Module]:
 
 
 def used() -> Iterator[tuple[str, str]]:
-    """By file, the private names that we use without defining them, and those that a class shares with its Textual
-    bases."""
+    """(file, private name): those that we use but do not define, and those shared with a base class of Textual."""
     ours = set().union(*map(defined_in, trees().values()))
     for file, tree in trees().items():
         yield from ((str(file), name) for name in names_in(tree) - ours)

@@ -80,8 +80,7 @@ async def test_what_is_done_already_is_passed_over_and_the_tour_can_be_left(llam
 
 
 async def test_the_role_is_one_that_the_model_has(root: Path, tmp_path: Path) -> None:
-    """Without attention, in 80 columns and at any threshold it works; for a model without layers it says that it
-    cannot."""
+    """Without attention it works, in 80 columns and at any threshold; without layers it says that it cannot."""
     weights = {f"model.layers.{n}.mlp.up_proj.weight": matrix((20, 30), n) for n in range(3)}
     folder = save_model(tmp_path / "mlps", weights, LLAMA)
     async with exploring(fill(folder, root), root, SMALL, 0.995) as view:

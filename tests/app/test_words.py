@@ -406,8 +406,7 @@ def test_what_is_written_on_a_colour_is_of_the_same_kind(colour: int, ink: int) 
 
 
 def test_the_luminance_of_the_cubes_corners_and_of_the_greys_ends() -> None:
-    """16 and 231 are black and white; 232 and 255 are the greys of level 8 and 238 (WCAG's formula, linear below
-    10)."""
+    """16 and 231 are black and white, 232 and 255 the greys 8 and 238 (WCAG's formula, linear below 10)."""
     greys = [8 / 255 / 12.92, ((238 / 255 + 0.055) / 1.055) ** 2.4]
     assert [luminance(n) for n in (16, 231, 232, 255)] == pytest.approx([0.0, 1.0, *greys])
     assert [luminance(n) for n in (196, 46, 21)] == pytest.approx([0.2126, 0.7152, 0.0722])  # red, green, blue

@@ -41,8 +41,7 @@ required."""
 
 
 def routines(device: str) -> dict[str, Callable[[Array], Solution | None]]:
-    """The routines that compute singular values on a device: each takes a matrix and returns a solution, or None
-    where it proves none."""
+    """The routines that compute singular values: matrix -> solution, or None where a routine proves none."""
 
     def rung(solver: Any, routine: Callable[[Any, float], Any]) -> Callable[[Array], Solution | None]:
         one = Rung(solver.NAME, solver.VERSION, device, routine, math.inf, solver.accuracy)
@@ -99,8 +98,7 @@ def _row(case: Case, name: str, matrix: Array, found: Solution, exact: Any) -> R
 
 
 def report(rows: Iterable[Row]) -> None:
-    """Print one line a routine, one for the bounds that its version 1 stated for the same values, and the result
-    nearest to its bound."""
+    """Print a line a routine, one for its version 1's bounds on the same values, and what is nearest to its bound."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["routine"]].append(row)

@@ -129,8 +129,7 @@ def compute(model: Model, root: Path) -> int:
 
 
 def _spectrum(p: Projection, rng: np.random.Generator) -> Spectrum:
-    """Noise of the projection's shape, raised to a power that differs by matrix so that fewer values carry the
-    energy."""
+    """Noise of the projection's shape, raised to a random power so that fewer values carry the energy."""
     noise = noise_values(p.rows, p.cols, 0.02)
     values: Values = noise * np.maximum(noise / noise[0], 1e-3) ** rng.uniform(0.2, 1.5)
     norm = float(np.linalg.norm(values))

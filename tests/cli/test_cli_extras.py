@@ -1,5 +1,4 @@
-"""A command that needs an extra that is not installed names it in one line and writes nothing; all others run
-without."""
+"""A command whose extra is not installed names it in one line and writes nothing; all others run without any."""
 
 from __future__ import annotations
 

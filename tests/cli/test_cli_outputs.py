@@ -1,5 +1,4 @@
-"""An output that cannot be written is reported before anything is opened: the models that are named here do not
-exist."""
+"""An output that cannot be written is reported before anything is opened: the named models do not exist."""
 
 from __future__ import annotations
 

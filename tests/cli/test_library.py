@@ -225,8 +225,7 @@ def test_a_weighting_and_a_gauge_are_words(tmp_path: Path, cli: Run) -> None:
 
 
 class Page(HTMLParser):
-    """A parser that collects cells with their styles, all tags and attributes, and checks that every tag is closed
-    in order."""
+    """A parser that collects styled cells, tags and attributes, and checks that tags are closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""The list of `make mutants` fits the code: the lines that each replaces exist, once, and so do the tests that it
-names."""
+"""The list of `make mutants` fits the code: the lines that each replaces exist once, and its tests exist."""
 
 from __future__ import annotations
 

@@ -118,8 +118,7 @@ def block(folder: Path, seed: int, layers: int = 2) -> tuple[Checkpoint, list[Pr
 
 
 def states(checkpoint: Checkpoint, raw: list[Projection], folder: Path) -> list[Projection]:
-    """Everything that is computed for a checkpoint's projections: twins, weighted ones, their noise, gauge,
-    directions."""
+    """Everything computed for a checkpoint's projections: twins, weighted ones, noise, gauge, directions."""
     names = [p.tensor for p in raw]
     file = write_gguf(folder / "i.gguf", {name: stats(20 if "down" in name else 12, seed=3) for name in names})
     weightings = (NormWeighting(checkpoint), open_weighting(str(file), checkpoint.name, checkpoint.config))

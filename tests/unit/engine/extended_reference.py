@@ -67,8 +67,7 @@ def _product(a: Array | Extended, b: Array | Extended) -> Extended:
 
 
 def _slices(a: Array | Extended, bits: int, axis: int) -> list[Array]:
-    """Arrays that add up to `a`, to 72 bits below the largest of each row (axis 1) or column (0); each holds `bits`
-    bits."""
+    """Arrays of `bits` bits that sum to `a`, to 72 bits below the largest of each row (axis 1) or column (0)."""
     slices: list[Array] = []
     rest = np.asarray(a, np.longdouble)
     exponent = np.frexp(np.abs(rest).max(axis=axis, keepdims=True))[1]

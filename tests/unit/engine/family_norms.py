@@ -31,8 +31,7 @@ READ = frozenset(("cpmant",))
 
 
 def norms_of(family: str) -> str:
-    """What the table covers in a family: all that the running model shows, all but some, what its code says, or
-    nothing."""
+    """What the table has of a family: all that the running model shows, all but some, its code's, or nothing."""
     specs = [spec for spec in SPECS if spec.model_type == family]
     if specs and family not in READ:
         missing = sorted({role for spec in specs for role in UNKNOWN.get(spec.name, "").split()})

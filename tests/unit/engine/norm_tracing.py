@@ -193,8 +193,7 @@ def _watching(watcher: Watcher, module: Running, forward: Callable[..., Any]) ->
 
 
 def _without_gain(module: Running, forward: Callable[..., Any], args: Any, kwargs: Any) -> torch.Tensor:
-    """The rows without gain: a norm returns gain * z + bias for any gain and bias, so z is its output for a weight
-    of one less that for zero."""
+    """z of a norm gain * z + bias: its output for a weight of one less its output for a weight of zero."""
     weight = getattr(module, "weight", None)
     if weight is None:
         bare: torch.Tensor = forward(*args, **kwargs).detach()

@@ -125,8 +125,7 @@ def deepseek_v3_layer(layer: Running) -> States:
 
 
 def _latent(probe: Running, rotation: Any) -> States:
-    """kv_a is the input of the latent's norm; key_rope is the tail of every head's key; key_b and value_b come from
-    expand_kv."""
+    """kv_a enters the latent's norm; key_rope is the tail of each head's key; key_b and value_b leave expand_kv."""
     seen: States = {}
 
     def before_norm(_module: Running, args: tuple[torch.Tensor, ...]) -> None:

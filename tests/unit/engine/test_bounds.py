@@ -103,8 +103,7 @@ def test_a_value_of_a_denormal_has_an_error() -> None:
 
 @pytest.mark.parametrize("solver", list(bounds.HOLD_SINCE))
 def test_what_an_old_solver_stated_is_worked_out_anew(solver: str) -> None:
-    """From the ends of a spectrum and its norm: equal to the bound from all values where the smallest is above the
-    floor, else not less."""
+    """From a spectrum's ends and norm: the bound from all values if the smallest is above the floor, else no less."""
     for shape, low in (((9, 40), 0.2), ((40, 3000), 1e-3), ((40, 60), 1e-12)):
         values = 1e-3 * np.geomspace(1, low, min(shape))
         of_all = bounds.of(solver, shape, values)

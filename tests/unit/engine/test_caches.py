@@ -24,8 +24,7 @@ TEXT = {"qwen2_vl_text": "qwen2_vl", "qwen2_5_vl_text": "qwen2_5_vl", "gemma3_te
 
 
 def rotation(family: str) -> Any:
-    """transformers' function that turns a pair by 90 degrees, cut out of its module: importing 40 modules takes
-    long."""
+    """transformers' function that turns a pair by 90 degrees, cut out of its module: importing 40 takes long."""
     folder = TEXT.get(family, family)
     module = ast.parse((MODELS / folder / f"modeling_{folder}.py").read_text())
     for name in ROTATES[:2]:

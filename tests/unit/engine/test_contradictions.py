@@ -183,8 +183,7 @@ def test_latent_queries_with_an_output_gate_are_cut_as_the_model_cuts_them(tmp_p
 
 
 def test_latent_queries_of_other_heads_are_told(tmp_path: Path) -> None:
-    """3 x (5 + 4) rows would be right, 3 x (5 + 4 + 7) with a gate; nothing is cut by a number of heads that is not
-    proven."""
+    """3 x (5 + 4) rows would be right, 3 x (5 + 4 + 7) with a gate; an unproven number of heads cuts nothing."""
     shapes = {
         "self_attn.q_b_proj": (29, 13), "self_attn.kv_a_proj_with_mqa": (15, 24), "self_attn.kv_b_proj": (36, 11),
         "self_attn.o_proj": (24, 21),

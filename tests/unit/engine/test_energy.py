@@ -1,5 +1,4 @@
-"""tr(W C W^T) against dense products, for matrices as checkpoints store them: parts of fused tensors, transposed
-ones."""
+"""tr(W C W^T) against dense products, for matrices as stored: parts of fused tensors, transposed ones."""
 
 from __future__ import annotations
 

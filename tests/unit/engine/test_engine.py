@@ -374,8 +374,7 @@ def test_close_at_once_after_submit(tmp_path: Path, make: Make, heard: Recorder)
 def test_a_matrix_faster_than_submit_is_counted(
     tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker may save a matrix before submit has returned from queueing it: the count must not stay open for
-    ever."""
+    """The worker may save a matrix before submit returns from queueing it: it must not stay open for ever."""
     checkpoint, projections = llama(tmp_path, 2)
     engine = make()
     engine.submit(checkpoint, projections[:1])

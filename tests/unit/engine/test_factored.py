@@ -1,5 +1,4 @@
-"""Matrices that a checkpoint holds as two factors: their places in the tree, their spectra against scale x B A in
-float64."""
+"""Matrices stored as two factors: their places in the tree, their spectra against scale x B A in float64."""
 
 from __future__ import annotations
 

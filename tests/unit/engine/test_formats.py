@@ -225,8 +225,7 @@ def test_what_a_folder_is_opened_by(names: list[str], chosen: list[str]) -> None
 def test_the_bytes_that_weights_take_on_a_device(
     kind: Format, dtype: str, shape: tuple[int, ...], stored: int, cpu: int, gpu: int, tmp_path: Path
 ) -> None:
-    """Checked by hand: 18 bytes hold 32 weights of Q4_0; on the CPU they are kept beside one float32 matrix, on a
-    GPU alone."""
+    """By hand: 18 bytes hold 32 weights of Q4_0, on the CPU beside one float32 matrix, on a GPU alone."""
     file = tmp_path / "m"
     file.touch()
     tensor = Tensor("a", dtype, shape, file, 100, 100 + stored, identify(file, "", "", b""))

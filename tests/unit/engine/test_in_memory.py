@@ -71,8 +71,7 @@ def silent(_done: int, _total: int) -> None:
     "name", ["llama", "gpt2", "phi3", "gpt_neox", "falcon", "mixtral", "gpt_oss", "albert", "qwen3_next"]
 )
 def test_transformers_saves_the_best_approximations_and_nothing_else_has_changed(name: str, tmp_path: Path) -> None:
-    """Matrices fused by rows, by columns and by head, stacks of experts in both orientations, and layers that are
-    shared."""
+    """Matrices fused by rows, by columns and by head, expert stacks in both orientations, and shared layers."""
     model, checkpoint = built(name, tmp_path / "before")
     planned = [p for p in build_tree(checkpoint).scanned() if p.layer != 1 or p.role in ("query", "up")]
     put_into(model, checkpoint, [Work(p, RANK, moment(p), 0.0) for p in planned], "cpu", silent)
@@ -107,8 +106,7 @@ def test_what_the_model_does_not_hold_is_refused_by_name(tmp_path: Path) -> None
 
 
 def test_the_demo_has_the_best_approximations_in_the_order_of_its_modules(running_demo: RunningDemo) -> None:
-    """From GGUF, whose queries and keys have their rows in another order; the loss is the one that transformers
-    computes."""
+    """From GGUF, whose queries and keys have their rows in another order; the loss is transformers'."""
     checkpoint, model, tokenizer = running_demo
     layer = model.model.layers[15]
     parts = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}

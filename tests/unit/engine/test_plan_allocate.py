@@ -22,8 +22,7 @@ GRIDS = (RankGrid(1, 1), RankGrid(1, 1, "pifa"), RankGrid(2, 1), RankGrid(1, 2, 
 def curve(
     rng: np.random.Generator, name: str, shape: tuple[int, int], weight: float, grid: RankGrid, spectrum: bool = True
 ) -> TailCurve:
-    """A curve from a spectrum, or from any descending tails (the allocation must not depend on it); all of them
-    64ths."""
+    """A curve of 64ths, from a spectrum or any descending tails: the allocation must not depend on it."""
     points = points_of(*shape, grid)
     if spectrum:
         steps = np.sort(rng.integers(0, 9, min(shape)))[::-1].astype(float)

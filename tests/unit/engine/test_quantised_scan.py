@@ -308,5 +308,5 @@ def test_what_has_no_room_as_floats_on_its_device_is_made_on_the_cpu() -> None:
 
     whole = SimpleNamespace(slice=None)
     assert np.array_equal(worker_thread._part(whole, Full()), made)
-    with pytest.raises(RuntimeError):  # what is no packed matrix has nothing to be made of
+    with pytest.raises(RuntimeError):  # only a packed matrix can be made again on the host
         worker_thread._part(SimpleNamespace(slice=SimpleNamespace(axis=0, index=0)), [Full()])

@@ -26,8 +26,7 @@ def phases(rotated: int) -> Array:
 
 
 def scores(query: Array, key: Array, layout: RotaryLayout) -> Array:
-    """The scores as transformers computes them from queries and keys, (heads x head_dim, tokens): (heads, token,
-    token)."""
+    """transformers' scores of queries and keys, (heads x head_dim, tokens): (heads, token, token)."""
     module, angle = MODULES[layout.is_interleaved], phases(layout.rotated)
     wide = np.concatenate([angle, angle], axis=1)
     cos, sin = (torch.from_numpy(f(wide))[None] for f in (np.cos, np.sin))
@@ -51,8 +50,7 @@ def product(query: Array, key: Array) -> Array:
 
 @pytest.fixture
 def attention(request: pytest.FixtureRequest) -> tuple[Array, Array, Array, RotaryLayout]:
-    """Queries and keys of a few tokens, the key's matrix, and the layout of its rows; 6 of a head's 8 rows are
-    rotated."""
+    """Queries and keys of a few tokens, the key's matrix, and its layout; 6 of a head's 8 rows are rotated."""
     heads, kv, interleaved = request.param
     rng = np.random.default_rng(3)
     layout = RotaryLayout(kv, 8, 6, interleaved)

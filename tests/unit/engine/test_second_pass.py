@@ -163,8 +163,7 @@ def test_a_tenth_of_the_scan_but_always_one_and_the_cheapest_first(
 
 
 def test_well_conditioned_deficient_and_zero_matrices(tmp_path: Path, make: Make, heard: Recorder) -> None:
-    """A zero matrix has nothing to solve again; a matrix of lower rank keeps it, and its condition number is a
-    bound."""
+    """A zero matrix has nothing to solve again; one of lower rank keeps it, with a bound as condition number."""
     deficient = _matrix(1, 0.0)
     sink = MemorySink()
     make(sink).submit(*llama(tmp_path, 3, l0=_matrix(0, 0.05), l1=deficient, l2=torch.zeros(SIDE, SIDE)))

@@ -75,8 +75,7 @@ KINDS: tuple[Make, ...] = (_random, _decaying, _clustered, _deficient, _zero, _o
 
 
 def _assert_proven(solution: Solution, matrix: torch.Tensor) -> None:
-    """Check the solution: float64, descending, not negative, within its bound of the exact values and of LAPACK's;
-    the right norm."""
+    """Check type, order and sign, the stated bound against exact values and LAPACK's, and the norm."""
     exact = matrix.double().numpy()
     wanted = lapack(exact)
     top = float(wanted[0])
@@ -231,8 +230,7 @@ def _gram_of(matrix: Array) -> Solution:
 
 
 def _assert_bound_holds(solution: Solution, matrix: Array) -> None:
-    """Check that values above the floor are within the bound of the exact ones, and the others truly below the
-    floor."""
+    """Check that values above the floor are within the bound of the exact ones, and the others below the floor."""
     exact = jacobi(matrix)
     slack = 100 * EXTENDED_EPS * float(exact[0])
     errors = np.abs(solution.values - exact)

@@ -103,8 +103,7 @@ def test_a_head_has_a_whole_number_of_columns(tmp_path: Path) -> None:
 
 
 def test_the_norm_of_latent_queries_says_nothing_of_heads(tmp_path: Path) -> None:
-    """With latent queries `q_norm` norms the latent, which here is as wide as all values together but for a whole
-    factor."""
+    """Here `q_norm` norms the latent, which is as wide as all values together but for a whole factor."""
     expanded = _random(6 * (NOPE + 4), RANK)
     arrays = {
         f"{STEM}kv_b_proj.weight": expanded, f"{STEM}o_proj.weight": _random(HIDDEN, 24),

@@ -1,5 +1,4 @@
-"""Damage costs only what it hits, and is reported: flipped bytes in files that can be renewed and in files that
-cannot."""
+"""Damage costs only what it hits, and is reported: flipped bytes in renewable files and in others."""
 
 from __future__ import annotations
 

@@ -110,8 +110,7 @@ def test_every_column_keeps_its_meaning(root: Path) -> None:
 
 
 def test_old_bounds_that_do_not_hold_are_worked_out_anew(root: Path) -> None:
-    """From the shape, the largest and smallest value and the norm; the values, and what was computed from them,
-    stay."""
+    """From the shape, the largest and smallest value and the norm; values and what follows from them stay."""
     with h5py.File(WRITTEN / NAME) as file:
         stored = {row["key"].decode(): row for row in file["index"][()]}
     store = SpectraStore(root, "m")
