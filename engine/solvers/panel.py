@@ -70,6 +70,7 @@ def _tiles_kernel(panel: Tensor, tile: int, block: int) -> tuple[Tensor, Tensor]
 def _tiles_twin(panel: Tensor, tile: int, _block: int) -> tuple[Tensor, Tensor]:
     """Householder QR of all tiles at once, with the steps of the kernel."""
     batch, rows, width = panel.shape
+    tile = min(tile, rows)
     tiles = -(-rows // tile)
     a = panel.new_zeros(batch, tiles * tile, width)
     a[:, :rows] = panel
