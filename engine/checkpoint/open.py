@@ -152,7 +152,8 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
     snapshot, lacking = hub.whole(place)
     if snapshot is None and access is Access.CACHE:
         here = f"no such file or folder: {printable(model)}, and " if place.folder else ""
-        raise InputError(lacking or f"{here}{place.repo} is not in the local Hub cache")
+        cure = "rankscope scan  reads it from the Hub"
+        raise InputError(lacking or f"{here}{place.repo} is not in the local Hub cache ({cure})")
     if snapshot is None and access is Access.RANGES:
         return _checkpoint_from(remote.open_repo(place, lacking, listings=listings))
     snapshot = snapshot or hub.download(place, lacking)
