@@ -307,12 +307,13 @@ def explained(place: HubPlace, incomplete: str = "") -> Iterator[None]:
 def explain(error: Exception, place: HubPlace, lacking: str = "") -> str:
     """Say in one sentence why the Hub did not answer as it should, without URL or token.
 
-    If the Hub cannot be reached, the sentence begins with `lacking`.
+    If the Hub cannot be reached, the sentence begins with `lacking`, and says then what to check.
     """
     from huggingface_hub import constants, errors
 
     name = place.repo
     page = f"https://huggingface.co/{name}"
+    cure = ": check the name and the connection" if lacking else ""
     match error:
         case FetchError():
             return str(error)
@@ -322,18 +323,19 @@ def explain(error: Exception, place: HubPlace, lacking: str = "") -> str:
             return f"{name} has no revision {printable(place.revision)}: see {page}/commits/main"
         case errors.RepositoryNotFoundError():
             here = f"no such file or folder: {printable(place.name)}, and " if place.folder else ""
-            cure = "check the name; if it is private, run  hf auth login"
-            return f"{here}no model {name} on the Hub, or it is private: {cure}"
+            login = "check the name; if it is private, run  hf auth login"
+            return f"{here}no model {name} on the Hub, or it is private: {login}"
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
             if isinstance(error.__cause__, errors.HfHubHTTPError):
                 return _refused(name, error.__cause__)
-            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
-            return f"{lacking}{reason}"
+            if constants.HF_HUB_OFFLINE:
+                return f"{lacking}HF_HUB_OFFLINE is set{': check the name, or unset it' if lacking else ''}"
+            return f"{lacking}the Hub cannot be reached{cure}"
         case errors.HfHubHTTPError():
             return _refused(name, error)
         case OSError() if error.errno and not isinstance(error, (ConnectionError, *client_errors()[1:])):
             return f"cannot write {printable(str(error.filename or cache_folder()))}: {error.strerror}"
-    return f"{lacking}cannot reach the Hub ({short_message(error)})"
+    return f"{lacking}cannot reach the Hub ({short_message(error)}){cure}"
 
 
 def _refused(name: str, error: Exception) -> str:

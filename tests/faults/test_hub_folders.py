@@ -128,7 +128,7 @@ def test_a_cached_folder_opens_without_a_request(hub: HubServer, monkeypatch: py
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     lacking = f"{REPO} has no folder vae in the local Hub cache: its folders with weights are unet, unet/deeper"
     assert refused(f"{REPO}/vae", Access.CACHE) == lacking
-    assert refused(f"{REPO}/vae", Access.RANGES) == f"{lacking}; HF_HUB_OFFLINE is set"
+    assert refused(f"{REPO}/vae", Access.RANGES) == f"{lacking}; HF_HUB_OFFLINE is set: check the name, or unset it"
     assert "not in the local Hub cache" in refused("org/other/unet", Access.CACHE)
     assert hub.requests == []
 
