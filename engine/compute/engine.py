@@ -145,7 +145,9 @@ class Engine:
         self.stop()
         self._queue.close()
         deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in list(self._threads):
+        with self._lock:  # a thread that is just being started cannot be joined yet
+            begun = list(self._threads)
+        for thread in begun:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         self._elsewhere.give_up()
         self._reporter.close()
@@ -163,6 +165,7 @@ class Engine:
                 self._spawn(self._open_devices, "rankscope-devices", is_remote)
 
     def _spawn(self, target: Callable[..., None], name: str, *args: object) -> None:
+        """Start a thread that `close` waits for; the caller holds the lock."""
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()

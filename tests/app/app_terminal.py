@@ -74,7 +74,8 @@ class Terminal:
         return self.exit_code()
 
     def exit_code(self) -> int:
-        """The exit code of a program that writes nothing more, once it has ended."""
+        """The exit code of a program that writes nothing more, once it has ended. Pytest shows what it wrote last."""
+        print(self.written[-4000:].decode(errors="replace"))  # noqa: T201 - pytest shows it where a test fails
         return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
 
     @property

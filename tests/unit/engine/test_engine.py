@@ -371,6 +371,42 @@ def test_close_at_once_after_submit(tmp_path: Path, make: Make, heard: Recorder)
     assert not heard_of & stopped
 
 
+def test_close_while_a_thread_is_being_started(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key q right after the first screen, when the explorer begins to make a GPU ready."""
+    engine, start = make(), threading.Thread.start
+    waits_or_ended, ended = threading.Event(), []
+
+    class Noting:
+        """The engine's lock, which tells that the closing thread has come to it."""
+
+        def __enter__(self) -> None:
+            if threading.current_thread() is closing:
+                waits_or_ended.set()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    def close() -> None:
+        try:
+            ended.append(engine.close(PATIENCE))
+        finally:
+            waits_or_ended.set()
+
+    def close_and_start(thread: threading.Thread) -> None:
+        if thread.name == "rankscope-warm":
+            start(closing)
+            assert waits_or_ended.wait(PATIENCE)
+        start(thread)
+
+    lock, closing = engine._lock, threading.Thread(target=close)
+    monkeypatch.setattr(engine, "_lock", Noting())
+    monkeypatch.setattr(threading.Thread, "start", close_and_start)
+    engine.warm()
+    closing.join(PATIENCE)
+    assert ended == [True]
+
+
 def test_a_matrix_faster_than_submit_is_counted(
     tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
