@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import os
-import queue
 import shlex
 import signal
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from ..checkpoint.open import open_checkpoint
@@ -60,6 +60,21 @@ def _belong_to(parent: int) -> None:
         os.dup2(nowhere, stream)
 
 
+class _Kept(Future[None]):
+    """The future of a spectrum that is kept at once: `then` is called after the engine's callback, which counts the
+    spectrum as done. Before that the engine would not take the same projection again, and whoever waits would wait for
+    ever."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        super().__init__()
+        self.set_result(None)
+        self._then = then
+
+    def add_done_callback(self, fn: Callable[[Future[None]], object]) -> None:
+        super().add_done_callback(fn)  # calls it
+        self._then()
+
+
 class _PassingSink:
     """A sink that keeps nothing: it hands each spectrum to the Service once the engine counts it as done.
 
@@ -68,8 +83,6 @@ class _PassingSink:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._solved: queue.SimpleQueue[tuple[Future[None], Spectrum]] = queue.SimpleQueue()
-        threading.Thread(target=self._hand_on, name="rankscope-kept", daemon=True).start()
 
     def has(self, _key: str) -> bool:
         return False
@@ -81,15 +94,7 @@ class _PassingSink:
         return
 
     def put(self, spectrum: Spectrum) -> Future[None]:
-        future: Future[None] = Future()
-        self._solved.put((future, spectrum))
-        return future
-
-    def _hand_on(self) -> None:
-        while True:
-            future, spectrum = self._solved.get()
-            future.set_result(None)
-            self._service.settle(spectrum.projection.key, spectrum)
+        return _Kept(partial(self._service.settle, spectrum.projection.key, spectrum))
 
 
 class Service:

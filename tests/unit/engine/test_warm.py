@@ -8,7 +8,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Event, Progress
 from rankscope.engine.compute.remote_batch import Batch, light
 from rankscope.engine.solvers import two_stage, warm
+from rankscope.engine.spectrum import Spectrum
 from rankscope.tui.data.model import open_model
 from rankscope.tui.data.session import Session
 
@@ -257,6 +258,15 @@ def test_a_fault_of_the_gpu_costs_the_worker_process(tmp_path: Path, monkeypatch
     next(iter(tmp_path.glob("*.safetensors"))).write_bytes(b"")
     service.solve(batch)
     assert killed == [os.getpid()]
+
+
+def test_a_spectrum_is_handed_on_after_it_is_counted_as_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handed on before, its projection could be sent again while it counts as under way: nobody would ever answer."""
+    service, order = worker_process.Service("cpu", 1), []
+    monkeypatch.setattr(service, "settle", lambda _key, _found: order.append("handed on"))
+    kept = service._engine._sink.put(cast(Spectrum, SimpleNamespace(projection=SimpleNamespace(key="a"))))
+    kept.add_done_callback(lambda _: order.append("counted"))
+    assert order == ["counted", "handed on"]
 
 
 def test_a_worker_without_its_gpu_refuses(tmp_path: Path) -> None:
