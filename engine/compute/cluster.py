@@ -39,6 +39,9 @@ _CONFIG: dict[str, Any] = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
+_LOST: dict[str, Any] = {"distributed.deploy.lost-worker-timeout": "365d"}
+"""Read whenever a worker dies: by default Dask ends its Nanny for good if no other has started within 15 s, which takes
+longer where all cores are busy."""
 
 
 def is_installed() -> bool:
@@ -118,6 +121,7 @@ class Cluster:
             quiet = {"silence_logs": logging.CRITICAL, "security": security}
             cluster = SpecCluster(workers, scheduler, asynchronous=False, shutdown_on_close=False, **quiet)
             client = Client(cluster, set_as_default=False, security=security, direct_to_workers=True)
+        dask.config.set(_LOST)
         return cls(client, cluster)
 
     @classmethod

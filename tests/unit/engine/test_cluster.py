@@ -13,6 +13,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import dask
 import engine_fakes
 import numpy as np
 import pytest
@@ -41,8 +42,9 @@ Make = Callable[..., Engine]
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
-    """Two worker processes, which the engines of this file share."""
-    with serve() as hub, pytest.MonkeyPatch.context() as patch:
+    """Two worker processes, which the engines of this file share; Dask's own setting gives up dead ones at once."""
+    given_up = dask.config.set({"distributed.deploy.lost-worker-timeout": "0s"})
+    with given_up, serve() as hub, pytest.MonkeyPatch.context() as patch:
         control = Control(tmp_path_factory.mktemp("control"), hub)
         patch.setattr(cluster, "nanny_options", control.options)
         assert elsewhere._used(KEY, lambda: Cluster.local(TWO, 1)) is not None
