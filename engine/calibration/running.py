@@ -109,6 +109,12 @@ def skeleton(checkpoint: Checkpoint) -> torch.nn.Module:
     require("naming the modules of a LoRA")
     import torch
 
+    if not checkpoint.config:
+        raise InputError(
+            f"transformers cannot load {printable(checkpoint.name)}: there is no config.json beside its weights, which "
+            "names its modules: add the model's, or leave out -o and --extract"
+        )
+
     where, options = _place(checkpoint)
     with _silent_transformers(checkpoint):
         kind, config = _kind_of(where, options)
