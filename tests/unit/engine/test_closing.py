@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engine_fakes import PATIENCE, MemorySink, Recorder, llama
 
+from rankscope.engine.compute.cluster import Cluster
 from rankscope.engine.compute.elsewhere import Elsewhere
 from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.reporter import Reporter
@@ -114,6 +118,34 @@ def test_worker_processes_that_end_meanwhile(call: Callable[[Elsewhere], Any], f
     nothing: Any = None
     assert call(Seen("cpu", 1, None, False, False, nothing, nothing, nothing)) == found
     assert held.called == [called]
+
+
+class Nanny:
+    """Dask's keeper of a worker process, which ends as soon as it has been looked at."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def _once(self, what: str) -> bool:
+        return what not in self._seen and not self._seen.add(what)  # type: ignore[func-returns-value]
+
+    @property
+    def process(self) -> Nanny | None:
+        return self if self._once("process") else None
+
+    @property
+    def pid(self) -> int | None:
+        return 4711 if self._once("pid") else None
+
+
+def test_a_worker_process_that_ends_while_it_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key ctrl+z: the process is signalled, or gone, and nothing is raised."""
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *given: told.append(given))
+    client: Any = SimpleNamespace(subscribe_topic=lambda *_: None)
+    processes: Any = SimpleNamespace(workers={"cpu": Nanny()})
+    Cluster(client, processes).signal(signal.SIGSTOP)
+    assert told == [(4711, signal.SIGSTOP)]
 
 
 class Slow:
