@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 import transformers
@@ -91,6 +90,8 @@ def of_experts(root: Path) -> tuple[Path, Pair]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("no_model_is_loaded")
 def test_an_adapter_of_two_gguf_files_makes_one_of_the_other(kind: str, llamas: Any, cli: Run, tmp_path: Path) -> None:
+    import peft
+
     root, (before, after) = llamas if kind == "llama" else of_experts(tmp_path)
     ran = cli("delta", root / "a.gguf", root / "b.gguf", "-t", "99.99", "--extract", tmp_path / "adapter")
     assert ran.code == 0, ran.err
