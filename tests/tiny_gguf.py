@@ -65,3 +65,37 @@ def _name(name: str) -> str:
         return f"{whole[name]}.weight"
     layer, rest = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
     return f"blk.{layer}.{_NAMES[rest]}.weight"
+
+
+def write_qwen3_moe(file: Path, model: Any) -> None:
+    """Write a Qwen3MoeForCausalLM of transformers, whose experts are 768 wide, as transformers takes those of any GGUF
+    file of this architecture: experts in float16 as stacks of gates, ups and downs, the rest in float32."""
+    config = model.config
+    writer = gguf.GGUFWriter(str(file), "qwen3moe")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_expert_count(config.num_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_vocab_size(config.vocab_size)
+    table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3MOE, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        stored = tensor.float().numpy()
+        if stored.ndim < 3:
+            writer.add_tensor(table.get_name(name, try_suffixes=(".weight",)), stored)
+            continue
+        layer = name.removeprefix("model.layers.").partition(".")[0]
+        half = stored.shape[1] // 2
+        stacks = {"down": stored} if "down" in name else {"gate": stored[:, :half], "up": stored[:, half:]}
+        for part, stack in stacks.items():
+            writer.add_tensor(f"blk.{layer}.ffn_{part}_exps.weight", np.ascontiguousarray(stack, np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -109,32 +109,18 @@ def skeleton(checkpoint: Checkpoint) -> torch.nn.Module:
     require("naming the modules of a LoRA")
     import torch
 
+    if not checkpoint.config:
+        raise InputError(
+            f"transformers cannot load {printable(checkpoint.name)}: there is no config.json beside its weights, which "
+            "names its modules: add the model's, or leave out -o and --extract"
+        )
+
     where, options = _place(checkpoint)
     with _silent_transformers(checkpoint):
         kind, config = _kind_of(where, options)
         with torch.device("meta"):
             made: torch.nn.Module = (getattr(kind, "from_config", None) or kind)(config)
     return made
-
-
-def loaded_as(model: torch.nn.Module) -> Callable[[str], str | None]:
-    """A function from a stored tensor's name to the name of the parameter into which transformers loads it. It returns
-    None for tensors that transformers cuts, stacks or transposes, and always if this version does not tell."""
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter
-    except ImportError:
-        return lambda _: None
-    every: list[Any] = get_model_conversion_mapping(model)  # type: ignore[arg-type]
-
-    def name_of(name: str) -> str | None:
-        for one in sorted(every, key=lambda one: isinstance(one, WeightConverter)):  # converters match the new names
-            name, found = one.rename_source_key(name)
-            if found is not None and isinstance(one, WeightConverter):
-                return None
-        return name
-
-    return name_of
 
 
 def _kind_of(where: str, options: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -180,10 +180,11 @@ class Cluster:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the processes that were started here."""
-        for process in list(self._processes.workers.values()) if self._processes else []:
-            if process.process is not None and process.process.pid is not None:
+        for nanny in list(self._processes.workers.values()) if self._processes else []:
+            process = nanny.process  # None, as its pid, as soon as Dask's thread has seen it end
+            if process is not None and (pid := process.pid) is not None:
                 with suppress(ProcessLookupError):
-                    os.kill(process.process.pid, number)
+                    os.kill(pid, number)
 
     def close(self) -> None:
         """Leave the scheduler, and end the processes that were started here."""

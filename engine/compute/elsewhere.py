@@ -93,17 +93,17 @@ class Elsewhere:
 
     def pause(self, is_paused: bool) -> None:
         """Pause or resume the processes that were started here."""
-        if self._cluster is not None:
-            self._cluster.signal(signal.SIGSTOP if is_paused else signal.SIGCONT)
+        if (cluster := self._cluster) is not None:  # the thread in `run` may take it away
+            cluster.signal(signal.SIGSTOP if is_paused else signal.SIGCONT)
 
     def withdraw(self) -> list[Projection]:
         """Take back and return what no worker has begun."""
-        return self._far.withdraw() if self._far is not None else []
+        return far.withdraw() if (far := self._far) is not None else []
 
     def give_up(self) -> None:
         """Stop waiting for running batches."""
-        if self._far is not None:
-            self._far.give_up()
+        if (far := self._far) is not None:
+            far.give_up()
 
     def can_warm(self) -> bool:
         """Return whether GPUs of this host can be made ready, by worker processes or (one, not apart) in this one."""

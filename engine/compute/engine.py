@@ -96,8 +96,10 @@ class Engine:
         """Queue the projections that are neither stored (unless `recompute`) nor under way; return those.
 
         Parents of derived projections may also lie in `others`. An urgent request overtakes everything that waits.
-        A projection with a `problem` fails at once.
+        A projection with a `problem` fails at once. After `close` nothing is queued.
         """
+        if self._is_closed:
+            return []
         opened = (checkpoint, *others)
         wanted = [p for p in projections if recompute or not self._sink.has(p.key)]
         sound = [p for p in wanted if p.problem is None and not self._is_under_way(p.key)]
@@ -125,7 +127,7 @@ class Engine:
 
     def _warm(self) -> None:
         """Start if there are GPUs to make ready; the driver may take half a second to answer."""
-        if self._elsewhere.can_warm() and not self._is_closed:
+        if self._elsewhere.can_warm():
             self._start(False)
 
     def _is_under_way(self, key: str) -> bool:
@@ -141,13 +143,12 @@ class Engine:
 
     def close(self, timeout: float | None = None) -> bool:
         """Stop, and wait up to `timeout` seconds for the running batch; return whether every thread ended."""
-        self._is_closed = True
+        with self._lock:  # a thread that is just being started cannot be joined yet; from now on none is started
+            self._is_closed = True
         self.stop()
         self._queue.close()
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:  # a thread that is just being started cannot be joined yet
-            begun = list(self._threads)
-        for thread in begun:
+        for thread in self._threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         self._elsewhere.give_up()
         self._reporter.close()
@@ -159,13 +160,15 @@ class Engine:
 
     def _start(self, is_remote: bool) -> None:
         with self._lock:
-            if not self._started:
+            if not (self._started or self._is_closed):
                 self._started = True
                 self._sink.listen(self._reporter.waits)
                 self._spawn(self._open_devices, "rankscope-devices", is_remote)
 
     def _spawn(self, target: Callable[..., None], name: str, *args: object) -> None:
-        """Start a thread that `close` waits for; the caller holds the lock."""
+        """Start a thread that `close` waits for, and none after `close`; the caller holds the lock."""
+        if self._is_closed:
+            return
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()

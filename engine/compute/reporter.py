@@ -65,7 +65,7 @@ class Reporter:
             self._open.update(fresh)
             self._total += len(fresh)
             self._to_fetch += to_fetch
-            if self._thread is None and fresh:
+            if self._thread is None and fresh and not self._closed:  # `close` joins what it finds
                 self._thread = threading.Thread(target=self._deliver, name="rankscope-events", daemon=True)
                 self._thread.start()
             return is_new

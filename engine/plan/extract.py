@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import WeightsError, printable
 from ..formats.writing import TensorToWrite
 from ..moment import Moment
 from ..spectrum import Projection
 from ..weights import HostArray, Weights, encoded, host_array
-from .factors import TwoFactors, factors
+from .factors import LazyFactors, TwoFactors, factors
 from .lora_file import WEIGHT, LoraRanks
 from .lora_modules import LoraModule
 from .module_weights import ModuleWeights
@@ -41,24 +42,33 @@ class Adapter:
     place: Callable[[HostArray], Weights]
 
     def entries(self, modules: Mapping[str, LoraModule], ranks: LoraRanks) -> Iterator[TensorToWrite]:
-        """Yield the tensors to be written, one module after the other.
+        """Yield the tensors to be written, one module after the other. The factors of a module are made when the first
+        of them is written.
 
-        Raises:
+        Raises, when they are made:
             InputError: see load_model.
-            WeightsError: weights cannot be read, or as plan.factors.factors.
+            WeightsError: weights cannot be read, or as plan.factors.factors; or the factors are too large.
         """
         prefixes = _prefixes(self.ours.model, ranks)
         for name, rank in ranks.every.items():
-            a, b = self._pair(modules.get(name) or modules[name.removesuffix(WEIGHT)], rank)
-            for letter, numbers in (("A", b), ("B", a)):
-                data: Callable[[], HostArray] = partial(encoded, numbers, _TYPE)
-                yield TensorToWrite(f"{_PREFIX}{prefixes[name]}.lora_{letter}.weight", _TYPE, numbers.shape, data)
+            module = modules.get(name) or modules[name.removesuffix(WEIGHT)]
+            rows, cols = self._shape(module)
+            pair, inner = LazyFactors(partial(self._pair, module, rank)), rank * len(module.matrices)
+            for letter, number, shape in (("A", 1, (inner, cols)), ("B", 0, (rows, inner))):
+                data = partial(_encoded, pair, number, name)
+                yield TensorToWrite(f"{_PREFIX}{prefixes[name]}.lora_{letter}.weight", _TYPE, shape, data)
+
+    def _shape(self, module: LoraModule) -> tuple[int, int]:
+        """Output and input features of a module."""
+        shape = self.ours.shape(module)
+        assert shape is not None
+        return (shape[-1], shape[-2]) if module.is_turned else (shape[-2], shape[-1])
 
     def _pair(self, module: LoraModule, rank: int) -> TwoFactors:
-        before, after = (weights.numbers(module) for weights in (self.ours, self.theirs))
+        both = zip(self.ours.matrices(module), self.theirs.matrices(module), strict=True)
+        pairs = [self._factored(*pair, module, number, rank) for number, pair in enumerate(both)]
         if not module.is_parameter:
-            return self._factored(before, after, module, 0, rank)
-        pairs = [self._factored(*both, module, n, rank) for n, both in enumerate(zip(before, after, strict=True))]
+            return pairs[0]
         # PEFT's layout of a stack: rows of lora_A by expert, columns of lora_B by component, then by expert.
         return TwoFactors(
             np.stack([pair.a for pair in pairs], axis=2).reshape(pairs[0].a.shape[0], -1),
@@ -74,6 +84,13 @@ class Adapter:
         a, b = host_array(made.a), host_array(made.b)
         lacking = rank - a.shape[1]
         return TwoFactors(np.pad(a, ((0, 0), (0, lacking))), np.pad(b, ((0, lacking), (0, 0))))
+
+
+def _encoded(pair: LazyFactors, number: int, name: str) -> HostArray:
+    try:
+        return encoded(host_array(pair.take(number)), _TYPE)
+    except OverflowError as error:
+        raise WeightsError(f"{printable(name)}: {error}: leave it out with --filter GLOB") from None
 
 
 def _prefixes(model: nn.Module, ranks: LoraRanks) -> dict[str, str]:

@@ -8,6 +8,7 @@ S S^T = C gives the same U_r as C^1/2.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -25,6 +26,22 @@ class TwoFactors(NamedTuple):
 
     a: Array
     b: Array
+
+
+class LazyFactors:
+    """Two factors that are computed when the first of them is taken; each is freed when it is taken."""
+
+    def __init__(self, make: Callable[[], TwoFactors]) -> None:
+        self._make = make
+        self._held: list[Array | None] = [None, None]
+
+    def take(self, number: int) -> Array:
+        """Factor A (0) or B (1)."""
+        if (found := self._held[number]) is None:
+            self._held = list(self._make())
+            found = self._held[number]
+        self._held[number] = None
+        return found
 
 
 def factors(matrix: Weights, moment: Moment | None, rank: int) -> TwoFactors:

@@ -14,7 +14,7 @@ from ..checkpoint.open import Checkpoint
 from ..errors import WeightsError, printable
 from ..formats.tensor import Tensor
 from ..spectrum import Projection
-from ..weights import HostArray, encoded, host_array
+from ..weights import TORCH_NAMES, HostArray, encoded, host_array
 
 
 class MatrixSource(Protocol):
@@ -47,9 +47,7 @@ class Matrices:
         Raises:
             WeightsError: see Checkpoint.read.
         """
-        held = self._read(tensor.name)
-        numbers = held.reshape(*tensor.shape) if len(tensor.shape) == 3 else held  # it may be a Stack
-        return np.asarray(host_array(numbers)).reshape(tensor.shape)
+        return _shaped(self._read(tensor.name), tensor)
 
     def matrix(self, projection: Projection) -> HostArray:
         """See MatrixSource."""
@@ -63,6 +61,30 @@ class Matrices:
                 del self._kept[next(iter(self._kept))]
             self._kept[name] = self._checkpoint.read(self._tensors[name])[0]
         return self._kept[name]
+
+
+def single(checkpoint: Checkpoint, tensor: Tensor, number: int | None = None) -> HostArray:
+    """A stored tensor as numbers, in its shape; with a `number` only that matrix of a stack, as a stack of one, of
+    which only the bytes are read if it is stored as plain numbers.
+
+    Raises:
+        WeightsError: see Checkpoint.read.
+    """
+    if number is not None and not (tensor.parts or tensor.strides) and tensor.dtype in TORCH_NAMES:
+        size = (tensor.end - tensor.begin) // tensor.shape[0]
+        begin = tensor.begin + number * size
+        tensor = tensor._replace(shape=(1, *tensor.shape[1:]), begin=begin, end=begin + size)
+        number = None
+    held: Any = checkpoint.read(tensor)[0]
+    if number is not None:
+        return np.asarray(host_array(held[number]))[None]
+    return _shaped(held, tensor)
+
+
+def _shaped(held: Any, tensor: Tensor) -> HostArray:
+    """What was read of a tensor as an array of its shape. A stack may have stayed packed."""
+    numbers = held.reshape(*tensor.shape) if len(tensor.shape) == 3 else held
+    return np.asarray(host_array(numbers)).reshape(tensor.shape)
 
 
 class Reordered:

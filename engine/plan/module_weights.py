@@ -1,25 +1,29 @@
 """The weights of single modules of a checkpoint, as transformers loads it.
 
-If a stored tensor is the weights of a module, only that tensor is read; else the whole model is loaded.
+Only the tensors of one module, or of one expert of a stack, are read; the whole model is loaded only if this version of
+transformers does not tell what it makes of the tensors.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.running import load_model, loaded_as, skeleton
+from ..calibration.conversion import Recipe, recipes_of
+from ..calibration.running import load_model, skeleton
 from ..checkpoint.open import Checkpoint
-from ..errors import InputError, printable
+from ..errors import InputError, WeightsError, printable
 from ..formats.tensor import Tensor
 from ..weights import HostArray
 from .lora_modules import LoraModule
-from .matrices import Matrices
+from .matrices import single
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -34,46 +38,62 @@ class ModuleWeights:
         """
         self.model: nn.Module = skeleton(checkpoint)
         self._checkpoint = checkpoint
-        self._matrices = Matrices(checkpoint)
-        self._shapes = {name: tuple(held.shape) for name, held in self.model.named_parameters()}
-        self._stored: Mapping[str, Tensor] = dict(self._named())
-        for name, tensor in self._stored.items():
-            if tensor.shape != self._shapes[name]:
+        every = dict(self.model.named_parameters(remove_duplicate=False))
+        self._shapes = {name: tuple(held.shape) for name, held in every.items()}
+        self._recipes = _with_tied(recipes_of(checkpoint, self.model), every)
+        for name, recipe in self._recipes.items():
+            _, tensor = recipe.sources[0]
+            is_plain = recipe.is_copy and not tensor.problem and not tensor.parts
+            if is_plain and name in self._shapes and tensor.shape != self._shapes[name]:
                 self._refuse(tensor, self._shapes[name])
 
     def shape(self, module: LoraModule) -> tuple[int, ...] | None:
         """The shape of a module's weights in the model; None if the model has no such module."""
         return self._shapes.get(_parameter(module))
 
-    def numbers(self, module: LoraModule) -> HostArray:
-        """The weights of a module in float64, as the model has them.
+    def matrices(self, module: LoraModule) -> Iterator[HostArray]:
+        """Yield the matrices of a module in float64, as the model has them: one, or that of each expert.
 
         Raises:
-            WeightsError: the tensor cannot be read.
+            WeightsError: a tensor cannot be read, or the matrix has another shape than the model's.
             InputError: see load_model.
         """
-        tensor = self._stored.get(_parameter(module))
-        if tensor is not None:
-            return np.asarray(self._matrices.whole(tensor), np.float64)
-        held: Any = self._loaded.get_parameter(_parameter(module)).detach()
-        found: HostArray = held.double().numpy()
-        return found
+        name = _parameter(module)
+        shape = self._shapes[name][-2:]
+        for numbers in self._made(name, len(module.matrices) if module.is_parameter else None):
+            if tuple(numbers.shape) != shape:
+                made = by(tuple(numbers.shape))
+                raise WeightsError(f"{printable(name)} is {made} in the files and {by(shape)} by config.json")
+            found: HostArray = numbers.detach().double().numpy()
+            yield found
+
+    def keeps_order(self, module: LoraModule) -> bool:
+        """Whether a module's rows and columns have the order in which they are stored. A module of several tensors has
+        them one after the other."""
+        recipe = self._recipes.get(_parameter(module))
+        if recipe is None or module.is_parameter or len(recipe.sources) > 1:
+            return True
+        _, tensor = recipe.sources[0]
+        return recipe.is_copy or recipe.keeps_order(tensor.shape)
+
+    def _made(self, name: str, experts: int | None) -> Iterator[torch.Tensor]:
+        recipe = self._recipes.get(name)
+        if recipe is not None:
+            yield from [recipe.whole(self._read)] if experts is None else recipe.experts(experts, self._read)
+            return
+        held = self._loaded.get_parameter(name)
+        yield from [held] if experts is None else held
 
     @cached_property
     def _loaded(self) -> nn.Module:
         return load_model(self._checkpoint, "cpu")
 
-    def _named(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the stored tensors that are parameters of the model as they are, with the parameters' names."""
-        if self._checkpoint.format.stands_alone:
-            return
-        name_of = loaded_as(self.model)
-        prefix = f"{getattr(self.model, 'base_model_prefix', '')}."
-        for tensor in self._checkpoint.tensors:
-            name = name_of(tensor.name)
-            if name is not None and not tensor.problem and not tensor.parts:  # parts: packed, or in several files
-                places = (name, prefix + name, name.removeprefix(prefix))
-                yield from ((place, tensor) for place in places if place in self._shapes)
+    def _read(self, tensor: Tensor, number: int | None) -> torch.Tensor:
+        """See conversion.Read."""
+        import torch
+
+        numbers = single(self._checkpoint, tensor, number)
+        return torch.from_numpy(np.ascontiguousarray(numbers))
 
     def _refuse(self, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise InputError(
@@ -81,6 +101,19 @@ class ModuleWeights:
             f"{by(tensor.shape)} in its files and {by(shape)} by its config.json: name a model whose config.json was "
             "saved with its weights, or leave out --extract"
         )
+
+
+def _with_tied(recipes: Mapping[str, Recipe], every: Mapping[str, nn.Parameter]) -> dict[str, Recipe]:
+    """The recipes, also under the other names of parameters that the model uses twice."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in every.items():
+        names[id(parameter)].append(name)
+    found = dict(recipes)
+    for tied in names.values():
+        known = next((recipes[name] for name in tied if name in recipes), None)
+        if known is not None:
+            found |= {name: recipes.get(name, known) for name in tied}
+    return found
 
 
 def _parameter(module: LoraModule) -> str:

@@ -19,7 +19,7 @@ from ..formats.tensor import Tensor
 from ..formats.writing import TensorToWrite
 from ..quantised.effective import FORMULAS as OWN_FACTORS
 from ..weights import WRITTEN, HostArray, encoded, host_array
-from .factors import TwoFactors, factors
+from .factors import LazyFactors, TwoFactors, factors
 from .matrices import Matrices, MatrixSource
 from .works import Work
 
@@ -99,10 +99,11 @@ class RewrittenCheckpoint:
             yield TensorToWrite(tensor.name, dtype, tensor.shape, partial(self._merged, tensor, works, dtype))
             return
         for work in works:
-            pair = _LazyFactors(partial(self._factors, work), f"{factor_name(work)}.", dtype)
+            pair = LazyFactors(partial(self._factors, work))
             p = work.projection
-            yield TensorToWrite(f"{factor_name(work)}.A", dtype, (p.rows, work.rank), pair.a)
-            yield TensorToWrite(f"{factor_name(work)}.B", dtype, (work.rank, p.cols), pair.b)
+            for number, (letter, shape) in enumerate((("A", (p.rows, work.rank)), ("B", (work.rank, p.cols)))):
+                name = f"{factor_name(work)}.{letter}"
+                yield TensorToWrite(name, dtype, shape, partial(_taken, pair, number, name, dtype))
         left = int((~covered(tensor.shape, works)).sum())
         if left:
             rest = partial(self._rest, tensor, works, dtype)
@@ -154,20 +155,8 @@ def write_into(whole: HostArray, work: Work, matrix: HostArray) -> None:
         put(whole, p.slice, turned)
 
 
-class _LazyFactors:
-    """Two factors that are computed when the first is written, and freed with the second."""
-
-    def __init__(self, make: Callable[[], TwoFactors], name: str, dtype: str) -> None:
-        self._make, self._name, self._dtype = make, name, dtype
-        self._made: TwoFactors | None = None
-
-    def a(self) -> HostArray:
-        self._made = self._make()
-        return _stored(f"{self._name}A", self._made.a, self._dtype)
-
-    def b(self) -> HostArray:
-        made, self._made = self._made or self._make(), None
-        return _stored(f"{self._name}B", made.b, self._dtype)
+def _taken(pair: LazyFactors, number: int, name: str, dtype: str) -> HostArray:
+    return _stored(name, pair.take(number), dtype)
 
 
 def _check(tensor: Tensor) -> None:

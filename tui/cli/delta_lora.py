@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CONFIG = "adapter_config.json"
 _MADE = "made"
 _MOST_LISTED = 8
+_REORDERED = "a GGUF file has its rows or columns in another order: name two GGUF files, or none"
 
 
 def outputs_of(args: Namespace) -> tuple[Path | None, Path | None]:
@@ -68,7 +69,11 @@ class Lora:
             raise InputError(f"no ranks can be written: {reason}")
         self._args, self._models, self._under = args, models, under
         self.wanted: Wanted = wanted_of(models[0], sound, under)
-        self._weights = _weights_of(models, self.wanted) if self._folder is not None else None
+        is_mixed = len({model.checkpoint.format.stands_alone for model in models if model.checkpoint}) > 1
+        self._weights = _weights_of(models, self.wanted) if self._folder is not None or is_mixed else None
+        if self._weights is not None and is_mixed:
+            turned = {m.name for m in self.wanted.found.modules if not all(w.keeps_order(m) for w in self._weights)}
+            self.wanted = self.wanted.without(turned, _REORDERED)
 
     def write(self, session: Session, threshold: float) -> int:
         """Write the files that the options name; 1 if there is nothing to write."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rankscope.engine.catalogue.tree import escape
@@ -30,6 +30,14 @@ class Wanted:
     def joint(self) -> list[Projection]:
         """Differences of several projections together, which have to be computed additionally."""
         return [p for rows in self.rows.values() for p in rows if p.role == MODULE]
+
+    def without(self, names: Container[str], reason: str) -> Wanted:
+        """The same without the modules of these names, whose projections are left out for a reason."""
+        gone = [m for m in self.found.modules if m.name in names]
+        left = tuple((p, reason) for m in gone for held in m.matrices for p in held)
+        kept = tuple(m for m in self.found.modules if m.name not in names)
+        found = replace(self.found, modules=kept, left=(*self.found.left, *left))
+        return Wanted(found, {m.name: self.rows[m.name] for m in kept})
 
 
 def wanted_of(first: Model, deltas: Sequence[Projection], under: Weighting | None) -> Wanted:

@@ -66,6 +66,7 @@ class Session(Known):
         self.settings = settings
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
+        self._is_closed = False
         self.progress: Progress | None = None
         self.failures: dict[str, str] = {}
         self.unsaved = 0
@@ -128,9 +129,12 @@ class Session(Known):
             self._own_engine().warm(chain([first], missing))
 
     def _own_engine(self) -> Engine:
+        """The session's engine, made by the first call; after `close` one that starts nothing."""
         with self._engine_lock:
             if self._engine is None:
                 self._engine = Engine(self.store, self._listener, self.settings)
+                if self._is_closed:
+                    self._engine.close()
             return self._engine
 
     def apply(self, events: Iterable[Event]) -> list[str]:
@@ -206,7 +210,9 @@ class Session(Known):
     def close(self, timeout: float | None = None) -> bool:
         """Stop the engine and save what is finished; True if no thread is left running. Afterwards `unsaved` is the
         number of computed spectra that found no room on a full disk."""
-        ended = self._engine is None or self._engine.close(timeout)
+        with self._engine_lock:  # another thread may be making the engine
+            self._is_closed, engine = True, self._engine
+        ended = engine is None or engine.close(timeout)
         if self._store is not None:
             self.unsaved = self._store.close()
         return ended

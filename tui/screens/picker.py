@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -140,7 +141,8 @@ class Picker(App[str]):
                 found = headers(choice.name, self._root)
             except Exception:  # noqa: BLE001 - what is wrong with a model is reported when it is opened
                 found = None
-            self.post_message(HeadersRead(choice.name, found))
+            with suppress(RuntimeError):  # the picker has ended since, and with it the event loop
+                self.post_message(HeadersRead(choice.name, found))
 
     def _list(self) -> None:
         """List the models that have all of the words, with the cursor on the same model as before."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import on
+from textual.message import Message
 
 from rankscope.engine.errors import InputError, printable
 
@@ -56,6 +57,15 @@ class Background(Charting):
         self.loader = Loader(self.state, self.in_background, self.post_message)
         for session in pair.sessions:
             self.hear_losses(session)
+
+    def post_message(self, message: Message) -> bool:
+        """See Textual; from any thread. False also if the explorer has ended since the thread began to post."""
+        try:
+            return super().post_message(message)
+        except RuntimeError:  # the event loop is closed
+            if self.is_running:
+                raise
+            return False
 
     def hear_losses(self, session: Session) -> None:
         """Be notified of a session's spectra that turn out to be damaged."""
