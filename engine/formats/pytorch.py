@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 from zipfile import ZipFile
 
-from ..errors import InputError, WeightsError, printable
+from ..errors import InputError, WeightsError, cannot_read, printable
 from ..landing import Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES, Weights
@@ -94,7 +94,7 @@ class PyTorch(Ranged):
             with open_regular(file) as handle:
                 stamp, head = FileStamp.of(file.stat()), handle.read(_HEAD)
         except OSError as error:
-            raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+            raise cannot_read(file, error) from None
         source = identify(file, origin.repo, origin.commit, head)
         rows = _kept_rows(lambda: _list_rows(file, lambda: _load_local(file, head)), source, origin.listings)
         return Listing(_tensors(rows, file, stamp.size, source), stamp)
@@ -195,7 +195,7 @@ def _list_rows(file: Path, load: Callable[[], tuple[object, Mapping[str, _Place]
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror or type(error).__name__}") from None
+        raise cannot_read(file, error) from None
     except Exception as error:  # noqa: BLE001 - zipfile and pickle raise whatever bad bytes lead to
         raise damaged(file, str(error).partition("\n")[0] or type(error).__name__) from None
 

@@ -135,7 +135,10 @@ def deltas_shown(first: Session, second: Session, under: Weighting | None = None
     found = [p for repo in sorted(repos) for p in stored_deltas(stored, repo, under.name if under is not None else "")]
     if not found:
         gone = second if first.raw.checkpoint is not None else first
-        raise InputError(f"no delta is stored, and the weights of {printable(gone.raw.name)} are not at hand")
+        raise InputError(
+            f"no delta is stored, and the weights of {printable(gone.raw.name)} are not at hand: name a model here or "
+            "on the Hub"
+        )
     return Matched(tuple(found), ())
 
 
