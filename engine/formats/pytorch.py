@@ -263,12 +263,16 @@ def _rows(file: Path, found: object, places: Mapping[str, _Place]) -> list[Any]:
     rows = [_row(name, tensor, places) for name, tensor in _tensors_in(_state_dict(found))]
     if not rows:
         keys = [printable(str(key), 40) for key in found][:5] if isinstance(found, Mapping) else []
-        held = f"its keys are {', '.join(keys)}" if keys else f"it is a {type(found).__name__}"
+        held = f"its keys are {', '.join(keys)}" if keys else f"it is a {_kind_of(found)}"
         raise bad_file(file, f"holds no state dict ({held}): save the model's state_dict()")
     if len({name for name, *_ in rows}) < len(rows):
         raise ValueError("a tensor name occurs twice")
     "".join(name for name, *_ in rows).encode()  # raises on half a surrogate pair, which only a pickle may hold
     return rows
+
+
+def _kind_of(found: object) -> str:
+    return "Tensor" if isinstance(found, StoredTensor) else type(found).__name__
 
 
 def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:

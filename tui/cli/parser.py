@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         """A question about the option that a word may be, "" if it is like none."""
         from difflib import get_close_matches
 
-        near = get_close_matches(word.partition("=")[0], self._option_string_actions, 1)
+        near = get_close_matches(word.partition("=")[0], self._option_string_actions, 1, 0.75)
         return f": did you mean {near[0]}?" if near else ""
 
     def _with_defaults(self, given: list[str]) -> tuple[list[str], dict[str, argparse.Action]]:

@@ -197,4 +197,5 @@ def _nothing(first: Model, second: Model, pattern: str | None, apart: Sequence[W
     why = f": {apart[0].why}: {printable(apart[0].text)}" if apart else ""
     if apart and apart[0].why is Apart.FACTORS:
         why = f": {printable(apart[0].text)} is stored as two factors, whose difference is not computed"
-    return f"no matrix{named} is in both {printable(first.name)} and {printable(second.name)}, in one shape{why}"
+    both = f"{printable(first.name)} and {printable(second.name)}"
+    return f"no matrix{named} is in both {both}, in one shape{why}; name two checkpoints of one model"

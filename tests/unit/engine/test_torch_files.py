@@ -220,12 +220,13 @@ def test_calls_that_torch_would_allow_and_that_fill_the_memory(tmp_path: Path, l
         (torch.nn.Linear(2, 2), "needs torch.nn.modules.linear.Linear"),
         ({"epoch": 3, "best": [1.0]}, "holds no state dict (its keys are epoch, best)"),
         ([torch.zeros(2)], "holds no state dict (it is a list)"),
+        (torch.zeros(2), "holds no state dict (it is a Tensor): save the model's state_dict()"),
         ({"\x1b[2J": 1}, r"\x1b[2J"),
         (torch.optim.Adam([torch.zeros(2)]).state_dict(), "holds the state of an optimiser"),
         ({"a.b": torch.zeros(2), "a": {"b": torch.zeros(2)}}, "occurs twice"),
         ({"\ud800": torch.zeros(2)}, "damaged or not a checkpoint"),
     ],
-    ids=["module", "no state", "list", "escape", "optimiser", "twice", "surrogate"],
+    ids=["module", "no state", "list", "tensor", "escape", "optimiser", "twice", "surrogate"],
 )
 def test_a_file_that_is_no_checkpoint(tmp_path: Path, held: object, reason: str) -> None:
     assert reason in refusal(save(tmp_path / "m.bin", held))
