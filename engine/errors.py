@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 import sys
+from pathlib import Path
 
 _URL_SECRETS = re.compile(r"(?<=://)[^/\s@'\"]*@|(?<=://)([^\s?#'\"]*)[?#][^\s'\"]*")
 
@@ -24,6 +26,40 @@ class UnseenError(WeightsError):
     def of(cls, shown: str) -> UnseenError:
         """The error about a matrix that the user knows as `shown`."""
         return cls(f"{shown} is unseen: no token of the calibration reached it")
+
+
+_CURES = {
+    errno.EACCES: "ask its owner for access, or run  chmod u+rX  on it",
+    errno.EPERM: "ask its owner for access",
+    errno.EISDIR: "name a file in it",
+    errno.ENOENT: "check the name",
+    errno.ENOTDIR: "check the name",
+    errno.ELOOP: "its link leads back to itself, name the file itself",
+    errno.ENAMETOOLONG: "check the name",
+    errno.EINVAL: "name a file",
+    errno.EMFILE: "raise the limit with  ulimit -n 4096",
+    errno.ENOSPC: "make room there, or name another place",
+    errno.EDQUOT: "make room there, or name another place",
+    errno.EROFS: "name another place",
+}
+
+
+def cure_of(error: OSError) -> str:
+    """What a user can do about an error of the system."""
+    return _CURES.get(error.errno or 0, "check the disk, or name another place")
+
+
+def cannot_read(named: str | Path, error: OSError) -> InputError:
+    """The error about a file or folder that the system does not let us read, with what to do about it."""
+    reason = error.strerror or type(error).__name__
+    return InputError(f"cannot read {printable(str(named))}: {reason}: {cure_of(error)}")
+
+
+def cannot_write(named: str | Path, error: OSError) -> InputError:
+    """The error about a file that cannot be written there, with what to do about it."""
+    refused = error.errno in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+    cure = "name another" if refused else cure_of(error)
+    return InputError(f"cannot write {printable(str(named))}: {error.strerror or error}: {cure}")
 
 
 def install_line(extra: str) -> str:

@@ -119,7 +119,7 @@ def check_name(path: Path, layout: str = INDEX) -> None:
     """
     suffix = path.suffix.lower()
     if layout != INDEX and suffix != ".h5":
-        raise ValueError(f"the layout {layout} is for .h5 files, not for {path.name!r}")
+        raise ValueError(f"the layout {layout} is for .h5 files, not for {path.name!r}: name the file {path.stem}.h5")
     if suffix not in (".h5", ".npz", ".csv", ".json"):
         raise ValueError(f"cannot export to {path.name!r}: the name must end in .h5, .npz, .csv or .json")
 

@@ -1,5 +1,4 @@
-"""Listings of PyTorch files made with torch, kept so that opening a file again needs no torch. Imports neither numpy
-nor h5py."""
+"""Listings of PyTorch files, kept so that opening a file again reads no pickle. Imports neither numpy nor h5py."""
 
 from __future__ import annotations
 

@@ -109,7 +109,10 @@ def _passes(fed: Sequence[Fed], most: int | None) -> Iterator[tuple[Fed, ...]]:
     for one in fed:
         size = bytes_of(one.cols, is_full(one))
         if most is not None and size > most:
-            raise InputError(f"the sums of {printable(one.names[0])} need {size / 1e9:.1f} GB on the device: too large")
+            raise InputError(
+                f"the sums of {printable(one.names[0])} need {size / 1e9:.1f} GB, more than the device has: use "
+                "--device cpu"
+            )
         if group and most is not None and used + size > most:
             yield tuple(group)
             group, used = [], 0

@@ -30,4 +30,7 @@ def convert(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - transformers raises whatever its parts do; the first line is shown
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"transformers cannot save {printable(checkpoint.name)}: {printable(reason, 300)}") from None
+        raise InputError(
+            f"transformers cannot save {printable(checkpoint.name)}: {printable(reason, 200)}: name the model that the "
+            "GGUF file was made of"
+        ) from None

@@ -10,9 +10,9 @@ from ..catalogue.names import inner_config
 from ..catalogue.sizes import family_of, sizes
 from ..checkpoint import hub
 from ..derive.weighting import CENTRED_NAME, WEIGHED
-from ..errors import InputError, WeightsError, printable
+from ..errors import InputError, WeightsError, cannot_read, printable
 from ..formats import foreign
-from ..formats.guarded import head_of, open_regular
+from ..formats.guarded import head_of, no_such, open_regular
 from ..moment import Moment
 from ..spectrum import Projection, Values
 from .centred import centred_moment
@@ -185,7 +185,7 @@ def _path(text: str) -> Path | None:
             return path
     except (FileNotFoundError, NotADirectoryError, ValueError, RuntimeError):  # also a null character, ~nobody
         if text.startswith((".", "/", "~")):
-            raise InputError(f"no such file: {printable(text)}") from None
+            raise no_such("file", text, f"name {_WANTED}") from None
         return None
     except OSError as error:
-        raise InputError(f"cannot read {printable(text)}: {error.strerror}") from None
+        raise cannot_read(text, error) from None

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, UnseenError, WeightsError, printable
+from ..errors import InputError, UnseenError, WeightsError, cannot_read, printable
 from ..formats import gguf
 from ..formats.guarded import open_regular
 from ..formats.tensor import FileStamp, Tensor, identify, read_plain
@@ -228,9 +228,9 @@ def _checked(file: Path, name: str, found: Mapping[str, Tensor]) -> ImatrixSums:
     """
     squares, counts = found[name + SUMS], found.get(name + COUNTS)
     if counts is None:
-        raise InputError(f"{_damaged(file)}: it has sums of {printable(name)} and no counts")
+        raise _damaged(file, f"it has sums of {printable(name)} and no counts")
     if {squares.dtype, counts.dtype} != {"F32"} or 0 in (*squares.shape, *counts.shape):
-        raise InputError(f"{_damaged(file)}: the sums of {printable(name)} are not float32, or empty")
+        raise _damaged(file, f"the sums of {printable(name)} are not float32, or empty")
     plain = found.get(name + PLAIN_SUMS)
     return ImatrixSums(_flat(squares), _flat(counts), plain=_flat(plain) if plain and plain.dtype == "F32" else None)
 
@@ -260,11 +260,11 @@ def read_legacy(file: Path) -> Imatrix:
             for number in range(walk.count("entries", _MAX_ENTRIES)):
                 name, entry = walk.entry()
                 if name in sums:
-                    raise InputError(f"{_damaged(file)}: entry {number + 1} has the name of another")
+                    raise _damaged(file, f"entry {number + 1} has the name of another")
                 sums[name] = entry
             chunks, data_set = walk.trailer()
     except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+        raise cannot_read(file, error) from None
     return Imatrix(sums, stamp, (data_set,) if data_set else (), max(chunks, 0))
 
 
@@ -278,7 +278,7 @@ class _Walk:
         """Read the next number, a count of at most `limit`."""
         (number,) = struct.unpack("<i", self._take(4))
         if not 0 < number <= limit:
-            raise InputError(f"{_damaged(self._file)}: it states {number} {what}")
+            raise _damaged(self._file, f"it states {number} {what}")
         return int(number)
 
     def entry(self) -> tuple[str, ImatrixSums]:
@@ -308,8 +308,8 @@ class _Walk:
         return data
 
     def _cut_off(self) -> InputError:
-        return InputError(f"{_damaged(self._file)}: it ends inside its entries; download it again")
+        return _damaged(self._file, "it ends inside its entries")
 
 
-def _damaged(file: Path) -> str:
-    return f"{printable(str(file))} is a damaged imatrix"
+def _damaged(file: Path, reason: str) -> InputError:
+    return InputError(f"{printable(str(file))} is a damaged imatrix: {reason}; make it again, or download it again")

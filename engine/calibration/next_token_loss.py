@@ -84,16 +84,17 @@ def check_predicts(model: torch.nn.Module, windows: Windows) -> None:
     known = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if largest >= known:
         raise InputError(
-            f"the tokenizer makes token {largest}, and {kind} knows {known}: tokenizer and model do not belong together"
+            f"the tokenizer makes token {largest}, and {kind} knows {known}: tokenizer and model do not belong "
+            "together, name the model's own folder"
         )
     ids = windows.ids[0][:_TRIED]
     logits = getattr(forward(model, ids), "logits", None)
     if not isinstance(logits, torch.Tensor) or logits.shape[:2] != (1, len(ids)) or logits.shape[2:] <= (largest,):
-        raise InputError(f"{kind} has no head that predicts tokens: perplexity needs one")
+        raise InputError(f"{kind} has no head that predicts tokens: name a model that has one, as ...ForCausalLM")
     other = forward(model, [*ids[:-1], (ids[-1] + 1) % known]).logits
     tolerance = max(_TOLERANCE, 4 * torch.finfo(logits.dtype).eps) * float(logits.abs().max())
     if len(ids) > 1 and float((logits - other)[:, :-1].abs().max()) > tolerance:
-        raise InputError(f"{kind} also reads later tokens: perplexity needs a causal model")
+        raise InputError(f"{kind} also reads later tokens: perplexity needs a causal model, name one")
 
 
 def mean_loss(model: torch.nn.Module, windows: Windows, tell: Callable[[int, int], None]) -> float:
@@ -112,7 +113,10 @@ def mean_loss(model: torch.nn.Module, windows: Windows, tell: Callable[[int, int
         losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
         total += float(losses.double().sum())
         if not math.isfinite(total):
-            raise InputError(f"window {done} of {len(windows.ids)} has no perplexity: the model gives NaN or infinity")
+            raise InputError(
+                f"window {done} of {len(windows.ids)} has no perplexity: the model gives NaN or infinity, see "
+                "with  rankscope scan  which of its weights are not finite"
+            )
         tell(done, len(windows.ids))
     return total / windows.predicted
 

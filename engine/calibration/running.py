@@ -94,7 +94,7 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str = "") -> torch.nn
         others = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
         raise InputError(
             f"{printable(checkpoint.name)} cannot be run: {type(model).__name__} needs weights that are not in it, "
-            f"{printable(lacking[0], 100)}{others}"
+            f"{printable(lacking[0], 100)}{others}: name a checkpoint of the whole model"
         )
     loaded: torch.nn.Module = model.eval()
     return loaded
@@ -148,8 +148,11 @@ def _silent_transformers(checkpoint: Checkpoint) -> Iterator[None]:
         with redirect_stderr(StringIO()):  # some progress bars have no setting
             yield
     except Exception as error:  # noqa: BLE001 - transformers raises what its parts do
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"transformers cannot load {printable(checkpoint.name)}: {printable(reason, 300)}") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.")
+        raise InputError(
+            f"transformers cannot load {printable(checkpoint.name)}: {printable(reason, 300)}: check its "
+            "config.json and tokenizer, or name another"
+        ) from None
 
 
 def _place(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
@@ -190,11 +193,12 @@ def forward(model: torch.nn.Module, ids: Sequence[int]) -> Any:
             return model(**given)
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"the device has too little memory for one sequence: {printable(str(error).splitlines()[0], 200)}"
+            "the device has too little memory for one sequence: use --device cpu "
+            f"({printable(str(error).splitlines()[0], 200)})"
         ) from None
     except Exception as error:  # noqa: BLE001 - it may need images or sound; the first line of its error is shown
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the model does not run on text: {printable(reason, 300)}") from None
+        raise InputError(f"the model does not run on text: {printable(reason, 300)}: name a language model") from None
 
 
 class _RunningMatrix(NamedTuple):

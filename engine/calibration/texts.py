@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from xxhash import xxh3_128
 
-from ..errors import InputError, printable
+from ..errors import InputError, cannot_read, printable
+from ..formats.guarded import no_such
 
 BUILTIN = "builtin"
 LENGTH = 512
@@ -37,13 +38,14 @@ def read_text(named: str) -> Text:
         try:
             text = Path(named).expanduser().read_text("utf-8")
         except UnicodeDecodeError:
-            raise InputError(f"{printable(named)} is not UTF-8 text") from None
-        except (OSError, ValueError, RuntimeError) as error:  # also a null character, ~nobody
-            reason = getattr(error, "strerror", None) or str(error)
-            raise InputError(f"cannot read the text {printable(named)}: {reason}") from None
+            raise InputError(f"{printable(named)} is not UTF-8 text: name a text file, or save it as UTF-8") from None
+        except (FileNotFoundError, ValueError, RuntimeError):  # also a null character, ~nobody
+            raise no_such("text file", named, f"name one that is here, or {BUILTIN}") from None
+        except OSError as error:
+            raise cannot_read(named, error) from None
         label = Path(named).name
     if not text.strip():
-        raise InputError(f"{printable(named)} holds no text")
+        raise InputError(f"{printable(named)} holds no text: name a file with some, or {BUILTIN}")
     return Text(text, f"{label} xxh3:{xxh3_128(text.encode()).hexdigest()}")
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ..errors import InputError, printable
 from ..formats import registry
 from ..formats.format import TELLING
+from ..formats.guarded import nearest, no_such
 from ..quantised.settings import OWN_FILES
 from .model_files import choose, folders_with_weights, listed_folders, of_models, read_weight_map, weight_files
 from .native import PARAMS
@@ -85,9 +86,9 @@ def parse(model: str) -> HubPlace:
         or outside
         or not revision.isprintable()
     ):
-        raise InputError(
-            f"{printable(model)!r} is not a file, a folder or a Hub id: name a path, org/name or org/name@revision"
-        )
+        near = nearest(model, ("demo",))
+        cure = f"did you mean {printable(near)}?" if near else "name a path, org/name or org/name@revision"
+        raise InputError(f"{printable(model)!r} is not a file, a folder or a Hub id: {cure}")
     return HubPlace(name, revision or "main", folder.removesuffix("/"))
 
 
@@ -100,7 +101,7 @@ def file_of(text: str) -> Path:
     """
     found = _IN_REPO.fullmatch(text.removeprefix(SCHEME))
     if found is None or not text.isprintable() or {".", ".."} & set(text.split("/")):
-        raise InputError(f"no such file: {printable(text)}; one on the Hub is named as org/name/file")
+        raise no_such("file", text, "name one that is here, or one on the Hub as org/name/file")
     file, place = found["file"], HubPlace(found["repo"], found["revision"] or "main")
     snapshot = cached(place.repo, place.revision)
     if snapshot is not None and (snapshot / file).is_file():
@@ -292,6 +293,12 @@ def check_folder(place: HubPlace, files: Iterable[str]) -> None:
             refuse_ranks({file.partition("/")[0] for file in held if "/" in file}, f"{within.name}/", named)
 
 
+def not_here(name: str) -> str:
+    """The first words of the error about a model that is not here, with a name that is here and nearly the same."""
+    near = nearest(name, ("demo",))
+    return f"{name} is neither a file nor a folder here{f' (did you mean {printable(near)}?)' if near else ''}"
+
+
 @contextmanager
 def explained(place: HubPlace, incomplete: str = "") -> Iterator[None]:
     """Turn huggingface_hub's errors into one line each; `incomplete` says what the cache lacks."""
@@ -300,7 +307,7 @@ def explained(place: HubPlace, incomplete: str = "") -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - httpx or requests, by the version of huggingface_hub
-        lacking = incomplete or f"{place.name} is neither a file nor a folder here, nor is it in the local cache"
+        lacking = incomplete or f"{not_here(place.name)}, nor is it in the local cache"
         raise InputError(explain(error, place, f"{lacking}; ")) from None
 
 
@@ -334,7 +341,8 @@ def explain(error: Exception, place: HubPlace, lacking: str = "") -> str:
         case errors.HfHubHTTPError():
             return _refused(name, error)
         case OSError() if error.errno and not isinstance(error, (ConnectionError, *client_errors()[1:])):
-            return f"cannot write {printable(str(error.filename or cache_folder()))}: {error.strerror}"
+            where = printable(str(error.filename or cache_folder()))
+            return f"cannot write {where}: {error.strerror}: make room there, or set HF_HOME to another folder"
     return f"{lacking}cannot reach the Hub ({short_message(error)}){cure}"
 
 

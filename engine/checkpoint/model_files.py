@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from ..errors import InputError, printable
+from ..errors import InputError, cannot_read, printable
 from ..formats import registry
 from ..formats.format import TELLING
 from ..formats.guarded import check_inside, head_of, read_json
@@ -99,7 +99,7 @@ def weight_files(folder: Path) -> Chosen:
                 whole.update(dict.fromkeys(with_siblings(folder / name)))
         return Chosen(list(whole), {}, left_out(names, [file.name for file in whole]))
     except OSError as error:
-        raise InputError(f"cannot read {printable(str(folder))}: {error.strerror}") from None
+        raise cannot_read(folder, error) from None
 
 
 def of_models(names: Collection[str], head: Callable[[str], bytes]) -> Collection[str]:
@@ -141,12 +141,15 @@ def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
     kinds = registry.format_of_index(index.name).suffixes
     weight_map = found.get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(s, str) for s in weight_map.values())):
-        raise InputError(f"{printable(str(index))} has no weight_map of tensor names to files")
+        raise InputError(f"{printable(str(index))} has no weight_map of tensor names to files: fetch it again")
     shards = {shard: PurePosixPath(shard) for shard in set(weight_map.values())}
     for shard, path in shards.items():
         outside = path.is_absolute() or ".." in path.parts or "\\" in shard
         if not shard.lower().endswith(kinds) or outside or not shard.isprintable():
-            raise InputError(f"{index.name} points to {printable(shard)}, which is not a {kinds[0]} file of its folder")
+            raise InputError(
+                f"{index.name} points to {printable(shard)}, which is not a {kinds[0]} file of its folder: fetch the "
+                "model again, or name one of its files"
+            )
     return {tensor: str(shards[shard]) for tensor, shard in weight_map.items()}
 
 

@@ -126,7 +126,9 @@ def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]], params: Mapp
     if not dim or not heads:
         if len(files) == 1:
             return _Sizes({})
-        raise InputError(f"{printable(str(file))} gives no dim and n_heads, which joining the parts needs")
+        raise InputError(
+            f"{printable(str(file))} gives no dim and n_heads, which joining the parts needs: fetch it again"
+        )
     width = _stated_size(params, "head_dim") or dim // heads
     cut = [parts[0].shape for name, parts in held.items() if _module_name(name) == "tok_embeddings"]
     by_columns = [rows for rows, columns in (s for s in cut if len(s) == 2) if columns * len(files) == dim]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue import sharing
-from ..errors import InputError, printable
+from ..errors import InputError, cannot_read, printable
 from ..formats import joined_tensors, registry
 from ..formats.format import Format, Listings, Origin
-from ..formats.guarded import check_inside, read_json
+from ..formats.guarded import check_inside, no_such, read_json
 from ..formats.tensor import FileAccess, FileStamp, Tensor, read_bytes
 from ..landing import HOST, Landing
 from ..quantised import modules as quantised
@@ -147,17 +147,22 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
                 hub.file_of(f"{found.repo}@{found.revision}/{file}")
         return _checkpoint_from(remote.open_url(model, listings))
     if not model.startswith(hub.SCHEME) and _looks_like_path(model):
-        raise InputError(f"no such file or folder: {printable(model)}")
+        raise no_such("file or folder", model, "name one that is here, org/name on the Hub, or demo")
     place = hub.parse(model)
     snapshot, lacking = hub.whole(place)
     if snapshot is None and access is Access.CACHE:
-        here = f"no such file or folder: {printable(model)}, and " if place.folder else ""
-        cure = "rankscope scan  reads it from the Hub"
-        raise InputError(lacking or f"{here}{place.repo} is not in the local Hub cache ({cure})")
+        cure = f"check the name, or run  rankscope scan {printable(model)}  to read it from the Hub"
+        raise InputError(lacking or f"{_not_here(place, model)} not in the local Hub cache: {cure}")
     if snapshot is None and access is Access.RANGES:
         return _checkpoint_from(remote.open_repo(place, lacking, listings=listings))
     snapshot = snapshot or hub.download(place, lacking)
     return _open_folder(snapshot / place.folder, place.name, listings, snapshot)
+
+
+def _not_here(place: hub.HubPlace, model: str) -> str:
+    if place.folder:
+        return f"no such file or folder: {printable(model)}, and {place.repo} is"
+    return f"{hub.not_here(place.repo)}, and"
 
 
 def demo_file() -> Path:
@@ -175,7 +180,7 @@ def _existing_path(model: str) -> Path | None:
         path = Path(model).expanduser()
         return path if model and path.exists() else None
     except PermissionError as error:
-        raise InputError(f"cannot read {printable(model)}: {error.strerror}") from None
+        raise cannot_read(model, error) from None
     except (OSError, ValueError, RuntimeError):  # too long, a null character, ~nobody
         return None
 

@@ -112,7 +112,10 @@ class RemoteFile:
         """Check the response's headers against the request, and return what they state."""
         headers = response.headers
         if headers.get("Content-Encoding", "identity") != "identity":
-            raise FetchError(f"the server sends {self.name} compressed, so not the bytes that were requested")
+            raise FetchError(
+                f"the server sends {self.name} compressed, so not the bytes that were requested: download the "
+                "file and name it here"
+            )
         size = self._stated_size(response, first, end, is_small=is_small)
         original = response.history[0].headers if response.history else headers
         etag = original.get("X-Linked-Etag") or original.get("ETag") or headers.get("ETag") or ""
@@ -136,7 +139,7 @@ class RemoteFile:
                 f"the server of {self.name} does not support range requests: download the file and name it here"
             )
         if is_small and size > end:
-            raise FetchError(f"{self.name} is {size} bytes long: too long for what it should be")
+            raise FetchError(f"{self.name} is {size} bytes long, too long for what it should be: check the name")
         return size
 
     def _exactly(self, chunks: Iterator[bytes], count: int) -> Iterator[bytes]:

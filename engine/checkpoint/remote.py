@@ -203,7 +203,7 @@ class _Repo:
             watch,
         )
         if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
-            raise InputError(f"the Hub names no commit of {place.repo}: is HF_ENDPOINT a Hub?")
+            raise InputError(f"the Hub names no commit of {place.repo}: see that HF_ENDPOINT is a Hub, or unset it")
         files = {
             s.rfilename: _Blob((s.lfs.sha256 if s.lfs else s.blob_id) or "", s.lfs.size if s.lfs else s.size)
             for s in info.siblings or []
@@ -226,7 +226,10 @@ class _Repo:
             absent = {name for file in files for name in siblings(file)} - self.files.keys()
         if absent:
             shard = printable(min(absent))
-            raise InputError(f"{place.name} does not hold shard {shard}, which its index or another shard names")
+            raise InputError(
+                f"{place.name} does not hold shard {shard}, which its index or another shard names: name another "
+                "revision, as org/name@revision"
+            )
         beside = [file for file in place.held(self.files) if "/" not in file]
         return sorted(files), named, left_out(beside, place.held(files))
 
@@ -234,7 +237,11 @@ class _Repo:
         """The files of the model in one file or its parts, as `weights` returns those of a whole folder."""
         absent = [part for part in only.parts if part not in self.files]
         if absent and only.file in self.files:
-            raise InputError(f"{self.place.name} does not hold shard {printable(absent[0])}, which another shard names")
+            raise InputError(
+                f"{self.place.name} does not hold shard {printable(absent[0])}, which another shard names: name "
+                "another "
+                "revision, as org/name@revision"
+            )
         folder, slash, name = only.file.rpartition("/")
         place = hub.HubPlace(self.name, folder=folder)
         hub.check_folder(place, self.files)
@@ -273,7 +280,8 @@ class _Repo:
     def listing(self, file: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
         """The listing of one file, in the cache or on the Hub."""
         if file not in self.files:
-            raise InputError(f"{self.place.repo} has no {printable(file)}")
+            where = f"https://huggingface.co/{self.place.repo}/tree/{printable(self.commit)}"
+            raise InputError(f"{self.place.repo} has no {printable(file)}: see {where}")
         if (local := self._local(file)) is not None:
             held, stamp, config = kind.list_tensors(local, origin)
             return _ListedFile(local, (held, stamp), config)

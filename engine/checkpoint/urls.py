@@ -111,13 +111,17 @@ def checked(url: str, shown: str) -> SplitResult:
     """The components of a URL; raises InputError unless it can be read."""
     parts = _components(url)
     if parts is None:
-        raise InputError(f"{shown} is not a URL")
+        raise InputError(f"{shown} is not a URL: write https://host/path/file")
     if parts.username is not None:
-        raise InputError(f"{shown}: a URL must not hold a user or password")
+        raise InputError(
+            f"{shown}: a URL must not hold a user or password: leave them out, or download the file and name it"
+        )
     suffixes = registry.ranged_suffixes()
     kinds = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise InputError(f"{shown} is not an https:// URL of a {kinds} file")
+        raise InputError(
+            f"{shown} is not an https:// URL of a {kinds} file: write https://host/path/model{suffixes[0]}"
+        )
     if not parts.path.lower().endswith(suffixes):
         raise InputError(f"{shown} is not a URL of a {kinds} file: name a model on the Hub as org/name")
     return parts
@@ -129,8 +133,9 @@ def explain(error: Exception, host: str, file: str) -> str:
 
     status = status_of(error)
     if constants.HF_HUB_OFFLINE:
-        return f"{file} is on {host}; HF_HUB_OFFLINE is set"
+        return f"{file} is on {host}; HF_HUB_OFFLINE is set: unset it, or name a copy here"
     if status:
-        why = {401: ": access refused", 403: ": access refused", 404: ": no such file", 429: ": too many requests"}
+        refused = ": access refused, name a signed URL or a copy here"
+        why = {401: refused, 403: refused, 404: ": no such file, check the URL", 429: ": too many requests, try later"}
         return f"{host} answered {status} for {file}{why.get(status, ': try again later')}"
-    return f"cannot reach {host} ({short_message(error)})"
+    return f"cannot reach {host} ({short_message(error)}): check the URL and the connection"

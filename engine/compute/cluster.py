@@ -255,7 +255,10 @@ async def _reach(address: str, named: str) -> None:
         comm = await connect(address, _CONNECT_SECONDS, **Security().get_connection_args("client"))
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
-        raise InputError(f"no Dask scheduler answers at {printable(named)}: {reason}") from None
+        raise InputError(
+            f"no Dask scheduler answers at {printable(named)} ({reason}): check the address, or start one with  "
+            "dask scheduler"
+        ) from None
     await comm.close()
 
 

@@ -207,7 +207,9 @@ def _kept(cache: Cache, chosen: Way, heads: Heads) -> int:
         return 0
     most = each if chosen.rope == PER_HEAD else each * count
     if chosen.dims > most:
-        raise InputError(f"{cache.address}: {most} rows are rotated, fewer than --rope {chosen.text} keeps")
+        raise InputError(
+            f"{cache.address}: {most} rows are rotated, fewer than --rope {chosen.text} keeps: name at most {most}"
+        )
     return chosen.dims * (count if chosen.rope == PER_HEAD else 1)
 
 

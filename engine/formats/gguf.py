@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, WeightsError, printable
+from ..errors import InputError, WeightsError, cannot_read, printable
 from ..landing import HOST, Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES, Packed, Weights
@@ -167,7 +167,7 @@ def _mapped(file: Path) -> Iterator[tuple[mmap.mmap, FileStamp]]:
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data, one_line_errors(file):
                 yield data, stamp
     except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+        raise cannot_read(file, error) from None
 
 
 def _needed_bytes(data: bytes, size: int, file: Path) -> int:

@@ -6,10 +6,12 @@ import errno
 import json
 import re
 import stat
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import InputError, printable
+from ..errors import InputError, cannot_read, printable
 from . import foreign
 
 MAX_CONFIG = 8 << 20  # the largest config.json name 21,843 labels twice: 2 MB
@@ -26,6 +28,8 @@ class _Links:
 
 
 LINKS = _Links()
+_MOST_NAMES = 10_000
+_ALIKE = 0.75
 
 
 def open_regular(file: Path) -> BinaryIO:
@@ -34,9 +38,37 @@ def open_regular(file: Path) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, or is not a regular file.
     """
-    if not stat.S_ISREG(file.stat().st_mode):
+    mode = file.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "it is a folder")
+    if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not a regular file")
     return open(file, "rb")
+
+
+def no_such(what: str, text: str, cure: str) -> InputError:
+    """The error about a file (`what`) that is not here: a name that is here and nearly the same, or else the cure."""
+    near = nearest(text)
+    return InputError(f"no such {what}: {printable(text)}: {f'did you mean {printable(near)}?' if near else cure}")
+
+
+def nearest(text: str, also: Iterable[str] = ()) -> str:
+    """The path that is most like the one that a user typed, as far as it exists, or one of these other names; "" if
+    none is like it."""
+    from difflib import get_close_matches
+
+    try:
+        folder, lost = Path(text).expanduser(), list[str]()
+        while not folder.is_dir() and folder.name:
+            folder, lost = folder.parent, [folder.name, *lost]
+        names = {path.name.lower(): path for path in islice(folder.iterdir(), _MOST_NAMES)}
+        near = get_close_matches(lost[0].lower(), [*names, *also], 1, _ALIKE) if lost else []
+        if not near:
+            return ""
+        found = names.get(near[0], Path(near[0]))
+        return str(found.joinpath(*lost[1:]) if found.joinpath(*lost[1:]).exists() else found)
+    except (OSError, ValueError, RuntimeError):  # no access, too long, a null character, ~nobody
+        return ""
 
 
 def head_of(file: Path, count: int) -> bytes:
@@ -74,10 +106,12 @@ def read_json(file: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
     """
     try:
         if file.stat().st_size > limit:
-            raise InputError(f"{printable(str(file))} is larger than {limit} bytes: too large for a file of a model")
+            raise InputError(
+                f"{printable(str(file))} is larger than {limit} bytes: too large for a file of a model, fetch it again"
+            )
         return parse_json(file.read_bytes(), file)
     except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+        raise cannot_read(file, error) from None
 
 
 def parse_json(data: bytes, file: Path) -> dict[str, Any]:
@@ -106,7 +140,7 @@ def parse_json(data: bytes, file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise InputError(f"{shown} is not valid JSON: fetch it again") from None
     if not isinstance(found, dict):
-        raise InputError(f"{shown} is not a JSON object")
+        raise InputError(f"{shown} is not a JSON object, {{...}}: fetch it again, or name another file")
     if foreign.answer_of_a_server(found):
         raise InputError(f"{shown} {foreign.content(data[: foreign.HEAD], 'what its name says')}")
     return found

@@ -3,14 +3,16 @@ executed."""
 
 from __future__ import annotations
 
-import mmap
 import re
 from pathlib import Path
 from pickletools import genops
+from typing import BinaryIO
 
 from ..errors import InputError, printable
 
 _COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
+_NUMBERED = 16
+"""The bytes that Python's table of objects takes for each number up to the largest."""
 _MAX_OBJECTS = 64 * 20_000_000  # enough for 300,000 tensors; reading their tokens takes 20 s
 
 _HARMLESS = re.compile(
@@ -21,8 +23,9 @@ _HARMLESS = re.compile(
 )
 
 
-def check_pickle(file: Path, pickle: bytes | mmap.mmap, size: int) -> None:
-    """Refuse a pickle that names more than tensors and containers, in a file of `size` bytes. Only its tokens are read.
+def check_pickle(file: Path, pickle: BinaryIO, size: int) -> None:
+    """Refuse a pickle that names more than tensors and containers, in a file of `size` bytes. Only its tokens are read,
+    from where `pickle` stands to its end.
 
     A token of one byte may make an object of 64, and a call one of 256. A model's pickle, with about 150 bytes a
     tensor, makes objects of less than 10 times its file.
@@ -32,9 +35,9 @@ def check_pickle(file: Path, pickle: bytes | mmap.mmap, size: int) -> None:
         ValueError: its objects would take more memory than ten times the file and 10 MB, or are too many.
     """
     left = min(10 * size + 10_000_000, _MAX_OBJECTS)
-    for opcode, argument, _ in genops(pickle):  # type: ignore[arg-type]
+    for opcode, argument, _ in genops(pickle):
         left -= _COSTS.get(opcode.name, 64)
-        if left < 0:
+        if left < 0 or (opcode.name in ("PUT", "LONG_BINPUT") and _NUMBERED * int(argument or 0) > left):
             raise ValueError("its pickle holds too many objects")
         if opcode.name == "PROTO" and argument != 2:
             raise bad_file(file, f"was saved with pickle protocol {argument}: save it with torch.save's own, 2")

@@ -1,26 +1,24 @@
-"""PyTorch files (.bin, .pt, .pth, .ckpt): torch tells where each tensor lies; then bytes are read as in other formats.
+"""PyTorch files (.bin, .pt, .pth, .ckpt): the pickle tells where each tensor lies; bytes are read as in other formats.
 
-Nothing in a file is executed. Its pickle may only name tensors and containers, which is checked on the
-pickle's tokens before `torch.load(weights_only=True)` sees it: torch's own list also allows `bytearray` and
-device copies, with which a file of 200 bytes can fill the memory. A listing needs torch (1 to 3 s), so it
-is kept (Listings). Reading does not need torch: records of a zip and storages of a legacy file lie uncompressed
-in one piece, and one `pread` per tensor serves prefetching, digests and the check for a changed file.
+Nothing in a file is executed. Its pickle may only name tensors and containers, which is checked on the pickle's tokens
+before it is loaded, without torch. Records of a zip and storages of a legacy file lie uncompressed in one piece, so
+that one `pread` per tensor serves prefetching, digests and the check for a changed file, and a file may be larger than
+memory. Listings are kept (Listings): a pickle of 300,000 tensors takes 20 s.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import mmap
+import os
 import re
-import tempfile
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, BinaryIO, TypeAlias
 from zipfile import ZipFile
 
-from ..errors import InputError, WeightsError, printable
+from ..errors import InputError, WeightsError, cannot_read, printable
 from ..landing import Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES, Weights
@@ -31,10 +29,8 @@ from .parts import grouped, is_part
 from .pickles import bad_file, check_pickle, damaged
 from .safetensors import DTYPE_BITS
 from .tensor import FileAccess, FileStamp, Tensor, identify, read_plain
-from .torch_zip import ZIP, header_of, load_mapped, records, stand_in, unread_in_part
-
-if TYPE_CHECKING:
-    import torch
+from .torch_pickle import StoredTensor, Unpickler
+from .torch_zip import ZIP, header_of, opened, pickle_of, storages_in, unread_in_part
 
 INDEX = "pytorch_model.bin.index.json"
 _DIFFUSERS = "diffusion_pytorch_model.bin"
@@ -42,6 +38,7 @@ LISTING = "torch-1"
 """The prefix of the keys of kept listings; change it with the form of the listings."""
 _HEAD = 4096
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_COUNT_BYTES = 8
 _LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, the keys of its storages
 _NESTS = ("state_dict", "model_state_dict", "model", "module", "params", "weights")
 _MAX_DEPTH = 8
@@ -60,20 +57,12 @@ _ADAPTER = re.compile(r"adapter_model.*\.(?:bin|pt|pth)", re.IGNORECASE)
 
 
 _OLMO = frozenset({"optim.pt", "train.pt"})  # beside its model.pt
-
-
-class _Region(NamedTuple):
-    """`size` bytes in memory, at `address`, that are the bytes of the file from `offset` on."""
-
-    address: int
-    size: int
-    offset: int
+_Place: TypeAlias = tuple[int, int]
+"""Where a storage lies in its file: its first byte, and how many bytes there are."""
 
 
 class PyTorch(Ranged):
-    """See Format; listing a file imports torch, unless `listings` holds an earlier listing of this very file. A file on
-    a server is listed from a stand-in that only lacks the storages.
-    """
+    """See Format. A file on a server is listed from all that is no storage."""
 
     suffixes = (".bin", ".pt", ".pth", ".ckpt")
     index = INDEX
@@ -105,9 +94,9 @@ class PyTorch(Ranged):
             with open_regular(file) as handle:
                 stamp, head = FileStamp.of(file.stat()), handle.read(_HEAD)
         except OSError as error:
-            raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+            raise cannot_read(file, error) from None
         source = identify(file, origin.repo, origin.commit, head)
-        rows = _kept_rows(lambda: _list_rows(file, head, file), source, origin.listings)
+        rows = _kept_rows(lambda: _list_rows(file, lambda: _load_local(file, head)), source, origin.listings)
         return Listing(_tensors(rows, file, stamp.size, source), stamp)
 
     def header(self, ends: Ends, size: int, file: Path) -> bytes:
@@ -124,13 +113,9 @@ class PyTorch(Ranged):
         """See Ranged."""
 
         def listed() -> list[Any]:
-            try:
-                with stand_in(header, size) as path:
-                    return _list_rows(path, ZIP, file)
-            except OSError as error:
-                raise InputError(
-                    f"{printable(str(file))} cannot be listed: {error.strerror or error} in {tempfile.gettempdir()}"
-                ) from None
+            archive, places = opened(header, size)
+            with archive:
+                return _list_rows(file, lambda: _load_zip(file, archive, size, places))
 
         return Parsed(_tensors(_kept_rows(listed, source, origin.listings), file, size, source))
 
@@ -203,134 +188,91 @@ def _parsed(text: str | None) -> list[Any] | None:
     return rows if isinstance(rows, list) else None
 
 
-def _list_rows(path: Path, head: bytes, file: Path) -> list[Any]:
-    """The rows of the file at `path`, which begins with `head`; messages call it `file`."""
+def _list_rows(file: Path, load: Callable[[], tuple[object, Mapping[str, _Place]]]) -> list[Any]:
+    """The rows of what `load` finds in a file."""
     try:
-        if head.startswith((ZIP, _LEGACY)):
-            _need_torch()
-        if head.startswith(ZIP):
-            found, regions = _load_zip(path, file)
-        elif head.startswith(_LEGACY):
-            found, regions = _load_legacy(file)
-        else:
-            raise _no_checkpoint(file, head)
-        return _rows(file, found, regions)
+        return _rows(file, *load())
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror or type(error).__name__}") from None
-    except Exception as error:  # noqa: BLE001 - torch, zipfile and pickletools raise whatever bad bytes lead to
+        raise cannot_read(file, error) from None
+    except Exception as error:  # noqa: BLE001 - zipfile and pickle raise whatever bad bytes lead to
         raise damaged(file, str(error).partition("\n")[0] or type(error).__name__) from None
 
 
-def _need_torch() -> None:
-    """Import torch; if that fails, say so instead of blaming the file.
-
-    Raises:
-        InputError: torch is missing or broken.
-    """
-    try:
-        import torch  # noqa: F401
-    except Exception as error:  # noqa: BLE001 - OSError if a shared library is missing, others if numpy's ABI differs
-        reason = printable(str(error).partition("\n")[0] or type(error).__name__, 120)
-        raise InputError(
-            f"torch, which lists PyTorch files, cannot be imported ({reason}): install it again, or name a .safetensors"
-        ) from None
+def _load_local(file: Path, head: bytes) -> tuple[object, Mapping[str, _Place]]:
+    """What a file that begins with `head` holds, and the places of its storages."""
+    if not head.startswith((ZIP, _LEGACY)):
+        raise _no_checkpoint(file, head)
+    with open_regular(file) as handle:
+        if head.startswith(_LEGACY):
+            return _load_legacy(file, _Bounded(io.FileIO(handle.fileno(), closefd=False)))
+        with ZipFile(handle) as archive:
+            return _load_zip(file, archive, file.stat().st_size, storages_in(handle, archive))
 
 
-def _load_zip(path: Path, file: Path) -> tuple[object, list[_Region]]:
-    """Load what the archive holds, mapped and not read, with the places of its records in memory.
-
-    torch does not say which record a storage is. Each storage is passed to `map_location` at its address in the
-    mapping. torch.save only writes records that the pickle names, so in the order of their addresses the storages
-    are the records, all at one distance from them.
-    """
-    with ZipFile(path) as archive:
-        held = records(path, archive, file)
-    storages: dict[int, int] = {}
-
-    def stay(storage: Any, _: str) -> Any:
-        storages[storage.data_ptr()] = storage.nbytes()
-        return storage
-
-    found = load_mapped(path, stay, is_stand_in=path != file)
-    placed = sorted((address, size) for address, size in storages.items() if size)
-    if [size for _, size in placed] != [size for _, size in held]:
+def _load_zip(
+    file: Path, archive: ZipFile, size: int, places: Mapping[str, _Place]
+) -> tuple[object, Mapping[str, _Place]]:
+    """What an archive of `size` bytes with storages at these places holds."""
+    unpickler = Unpickler(io.BytesIO(pickle_of(archive, file, size)))
+    found = unpickler.load()
+    if {key: size for key, size in unpickler.records.items() if size} != {k: n for k, (_, n) in places.items() if n}:
         raise ValueError("its records are not those that its pickle names")
-    regions = [_Region(*p, offset) for p, (offset, _) in zip(placed, held, strict=True)]
-    if len({region.address - region.offset for region in regions}) > 1:
-        raise ValueError("its records lie elsewhere than its directory says")
-    return found, regions
+    return found, places
 
 
-class _UnreadFile:
-    """A legacy file as torch reads it: pickles are passed on, but storages are only noted with their addresses.
+class _Bounded(io.BufferedReader):
+    """A file of which a pickle can read no more than is there: a usual one would first make room for what it states."""
 
-    torch cannot map such a file; it would copy all of it into memory. It reads each storage straight to its final
-    address (`readinto`), so the address is known, and the pages stay untouched: nothing is read, and 0 bytes of memory
-    are used instead of the file's size. Counts of elements (8 bytes) are passed on, because torch compares them.
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See io.BufferedReader."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:  # most are of a byte
+            size = min(size, os.fstat(self.fileno()).st_size)
+        return super().read(size)
+
+
+def _load_legacy(file: Path, handle: BinaryIO) -> tuple[object, Mapping[str, _Place]]:
+    """What a file from before the zip format (torch 1.6) holds: its pickles, then for each storage in the order of the
+    last pickle its count of elements and its bytes.
     """
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data = data
-        self.read, self.readline, self.seek, self.tell = data.read, data.readline, data.seek, data.tell
-        self.regions: list[_Region] = []
-
-    def readinto(self, target: memoryview) -> int:
-        """Note where these bytes of the file would go, and return how many there are; 0 at the end."""
-        import torch
-
-        offset = self.tell()
-        count = min(len(target), len(self.data) - offset)
-        if count:
-            address = torch.frombuffer(target, dtype=torch.uint8).data_ptr()
-            last = self.regions[-1] if self.regions else _Region(0, 0, 0)
-            if (last.address + last.size, last.offset + last.size) == (address, offset):  # torch reads 1 GB at a time
-                self.regions[-1] = last._replace(size=last.size + count)
-            else:
-                self.regions.append(_Region(address, count, offset))
-        if count <= 8:
-            target[:count] = self.data[offset : offset + count]
-        self.seek(offset + count)
-        return count
+    size = file.stat().st_size
+    for _ in range(_LEGACY_PICKLES):
+        check_pickle(file, handle, size)
+    handle.seek(0)
+    unpicklers = [Unpickler(handle) for _ in range(_LEGACY_PICKLES)]
+    *_, found, keys = [unpickler.load() for unpickler in unpicklers]
+    records, at = unpicklers[-2].records, handle.tell()
+    if set(keys) != records.keys() or len(set(keys)) < len(keys):
+        raise ValueError("its records are not those that its pickle names")
+    places = {}
+    for key in keys:
+        places[key] = at + _COUNT_BYTES, records[key]
+        at += _COUNT_BYTES + records[key]
+    if at > size:
+        raise ValueError("its storages are larger than the file")
+    return found, places
 
 
-def _load_legacy(file: Path) -> tuple[object, list[_Region]]:
-    """Load what a file from before the zip format (torch 1.6) holds, with the places of its storages in memory."""
-    import torch
-
-    with open_regular(file) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for _ in range(_LEGACY_PICKLES):
-            check_pickle(file, data, len(data))
-        data.seek(0)
-        unread, left = _UnreadFile(data), len(data)
-
-        def stay(storage: Any, _: str) -> Any:
-            nonlocal left
-            left -= storage.nbytes()
-            if left < 0:  # check before a view beyond its end makes torch enlarge the storage, and so write all of it
-                raise ValueError("its storages are larger than the file")
-            return storage
-
-        found = torch.load(unread, weights_only=True, map_location=stay)  # type: ignore[arg-type]
-    return found, sorted(unread.regions)
-
-
-def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
+def _rows(file: Path, found: object, places: Mapping[str, _Place]) -> list[Any]:
     if isinstance(found, Mapping) and {"state", "param_groups"} <= found.keys():
         raise bad_file(file, "holds the state of an optimiser, not a model: name the file with the weights")
     parts = found.get("mp_world_size") if isinstance(found, Mapping) else None  # DeepSpeed's word
     if isinstance(parts, int) and parts > 1:
         raise bad_file(file, f"is one of {parts} parts of a tensor-parallel model: save the whole model")
-    rows = [_row(name, tensor, regions) for name, tensor in _tensors_in(_state_dict(found))]
+    rows = [_row(name, tensor, places) for name, tensor in _tensors_in(_state_dict(found))]
     if not rows:
         keys = [printable(str(key), 40) for key in found][:5] if isinstance(found, Mapping) else []
-        held = f"its keys are {', '.join(keys)}" if keys else f"it is a {type(found).__name__}"
+        held = f"its keys are {', '.join(keys)}" if keys else f"it is a {_kind_of(found)}"
         raise bad_file(file, f"holds no state dict ({held}): save the model's state_dict()")
     if len({name for name, *_ in rows}) < len(rows):
         raise ValueError("a tensor name occurs twice")
     "".join(name for name, *_ in rows).encode()  # raises on half a surrogate pair, which only a pickle may hold
     return rows
+
+
+def _kind_of(found: object) -> str:
+    return "Tensor" if isinstance(found, StoredTensor) else type(found).__name__
 
 
 def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:
@@ -344,41 +286,24 @@ def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:
     inner = (_state_dict(found[nest], depth + 1) for nest in _NESTS if nest in found)
     if named := next(filter(None, inner), None):
         return named
-    if any(_is_tensor(value) for value in found.values()):
+    if any(isinstance(value, StoredTensor) for value in found.values()):
         return found
     held = {key: state for key, value in found.items() if type(key) is str and (state := _state_dict(value, depth + 1))}
     return next(iter(held.values())) if len(held) == 1 else held
 
 
-def _tensors_in(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_in(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, StoredTensor]]:
     if depth > _MAX_DEPTH:
         raise ValueError("its dictionaries are nested too deep")
     for key, value in state.items():
-        if _is_tensor(value):
+        if isinstance(value, StoredTensor):
             yield f"{prefix}{key}", value
         elif isinstance(value, Mapping):
             yield from _tensors_in(value, f"{prefix}{key}.", depth + 1)
 
 
-def _is_tensor(value: object) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
-
-
-def _row(name: str, tensor: torch.Tensor, regions: list[_Region]) -> tuple[Any, ...]:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    span = tensor.element_size() * (1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)))
-    begin, end = _bytes_of(tensor.data_ptr(), span, regions) if tensor.numel() else (0, 0)
-    strides = () if tensor.is_contiguous() else tensor.stride()
-    return name, _DTYPES.get(dtype, dtype.upper()), tuple(tensor.shape), begin, end, strides
-
-
-def _bytes_of(address: int, span: int, regions: list[_Region]) -> tuple[int, int]:
-    """First byte and end, in the file, of `span` bytes at an address in memory."""
-    number = bisect_right(regions, address, key=lambda region: region.address) - 1
-    region = regions[max(number, 0)]
-    if number < 0 or address + span > region.address + region.size:
-        raise ValueError("a tensor lies outside its storage")
-    begin = region.offset + address - region.address
-    return begin, begin + span
+def _row(name: str, tensor: StoredTensor, places: Mapping[str, _Place]) -> tuple[Any, ...]:
+    offset = places[tensor.key][0] if tensor.end else 0
+    strides = () if tensor.is_contiguous else tensor.strides
+    dtype = _DTYPES.get(tensor.dtype, tensor.dtype.upper())
+    return name, dtype, tensor.shape, offset + tensor.begin, offset + tensor.end, strides

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, printable
+from ..errors import InputError, cannot_read, printable
 from ..landing import Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES
@@ -105,7 +105,7 @@ class Safetensors(Ranged):
                 begin, end = _header_span(head, stamp.size, file)
                 header = head[begin:end] + handle.read(max(end - len(head), 0))
         except OSError as error:
-            raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+            raise cannot_read(file, error) from None
         if len(header) < end - begin:
             raise _bad(file, "ends inside its header; download it again")
         return header, stamp
@@ -151,7 +151,9 @@ def _header_span(head: bytes, size: int, file: Path) -> tuple[int, int]:
     (length,) = struct.unpack_from("<Q", head) if len(head) >= 8 else (size,)
     if length > size - 8:
         cut_off = head[5:9] == b"\0\0\0{"
-        held = f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors"
+        held = (
+            f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors: fetch it again"
+        )
         short = f"is {size} bytes long, too short for a header; download it again"
         raise _bad(file, ("" if cut_off else foreign.content(head)) or (held if len(head) >= 8 else short))
     if length > MAX_HEADER:
@@ -184,9 +186,9 @@ def _entries(header: bytes, file: Path, size: int) -> dict[str, Any]:
             del entries  # so that only one copy is held
             entries = json.loads(text, parse_constant=no_number, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise _bad(file, f"has a header that is not JSON ({printable(str(error), 80)})") from None
+        raise _bad(file, f"has a header that is not JSON ({printable(str(error), 80)}); download it again") from None
     if not isinstance(entries, dict):
-        raise _bad(file, "has a header that is not a JSON object")
+        raise _bad(file, "has a header that is not a JSON object; download it again")
     return entries
 
 
@@ -206,20 +208,27 @@ def _tensor(name: str, entry: Any, start: int, file: Path, source: Any) -> Tenso
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
-        raise _bad(file, f"has an incomplete entry for tensor {printable(name)}") from None
+        raise _bad(file, f"has an incomplete entry for tensor {printable(name)}; download it again") from None
     bits = DTYPE_BITS.get(dtype) if type(dtype) is str else None
     if bits is None:
-        raise _bad(file, f"gives tensor {printable(name)} the unknown dtype {printable(str(dtype), 40)}")
+        raise _bad(
+            file,
+            f"gives tensor {printable(name)} the unknown dtype {printable(str(dtype), 40)}; save it as F32 or BF16",
+        )
     if type(shape) is not list or not _whole((begin, end)) or not _whole(shape):
-        raise _bad(file, f"gives tensor {printable(name)} a shape or offsets that are not whole numbers of 64 bits")
+        raise _bad(
+            file,
+            f"gives tensor {printable(name)} a shape or offsets that are not whole numbers of 64 bits; "
+            "download it again",
+        )
     limit = bits * MAX_SIZE
     for size in shape:
         bits *= size
         if bits >= limit:  # stops before multiplying a hostile shape takes minutes
-            raise _bad(file, f"gives tensor {printable(name)} a shape that overflows 64 bits")
+            raise _bad(file, f"gives tensor {printable(name)} a shape that overflows 64 bits; download it again")
     if bits != 8 * (end - begin):
         held = f"{end - begin} bytes where dtype and shape need {bits // 8}"
-        raise _bad(file, f"gives tensor {printable(name)} {held}")
+        raise _bad(file, f"gives tensor {printable(name)} {held}; download it again")
     return Tensor(name, dtype, tuple(shape), file, start + begin, start + end, source)
 
 
@@ -236,7 +245,7 @@ def _check_cover(tensors: list[Tensor], start: int, size: int, file: Path) -> No
     for tensor in sorted(tensors, key=lambda t: (t.begin, t.end)):
         if tensor.begin != reached:
             fault = "overlap" if tensor.begin < reached else "leave a hole"
-            raise _bad(file, f"has data offsets that {fault} at tensor {printable(tensor.name)}")
+            raise _bad(file, f"has data offsets that {fault} at tensor {printable(tensor.name)}; download it again")
         reached = tensor.end
     if reached != size:
         missing = f"is truncated: {reached - size} bytes are missing" if reached > size else "holds unlisted bytes"

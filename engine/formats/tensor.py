@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from xxhash import xxh3_128
 
-from ..errors import InputError, WeightsError, printable
+from ..errors import WeightsError, cannot_read, printable
 from ..landing import Fill, Landing
 from ..spectrum import Source, digest
 from ..weights import TORCH_NAMES, Weights, plain, why_no_weights
@@ -115,7 +115,7 @@ def identify(file: Path, repo: str, commit: str, header: bytes) -> Source:
         stamp = FileStamp.of(file.stat())
         blob = file.resolve()
     except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+        raise cannot_read(file, error) from None
     in_cache = blob.parent.name == "blobs" and blob.parent.parent.name.startswith("models--")
     addressed = in_cache and len(blob.name) in (40, 64) and set(blob.name) <= set("0123456789abcdef")
     identity = (
@@ -193,7 +193,9 @@ def _reading(tensor: Tensor, stamp: FileStamp) -> Iterator[Fill]:
                 while view:
                     count = os.preadv(handle.fileno(), [view], tensor.begin + at)
                     if count == 0:
-                        raise WeightsError(f"{tensor.file.name} ends inside tensor {printable(tensor.name)}")
+                        raise WeightsError(
+                            f"{tensor.file.name} ends inside tensor {printable(tensor.name)}: fetch it again"
+                        )
                     view, at = view[count:], at + count
 
             yield fill

@@ -1,4 +1,4 @@
-"""The zip archive that torch.save writes: where its storages lie, and a stand-in for an archive on a server.
+"""The zip archive that torch.save writes: its pickle, and where its storages lie, here or on a server.
 
 The directory at the end of an archive says where the header of each record begins and how long the record is, but not
 how long that header is: torch pads it so that the record begins at a multiple of 64. From the server we fetch what
@@ -9,15 +9,11 @@ from the start of the next record.
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import struct
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from ..errors import InputError
@@ -39,15 +35,16 @@ _DESCRIPTORS = (16, 24)
 """The bytes that these take with sizes of 32 and of 64 bits. They differ by 8, so only one of them can lead to a record
 that begins at a multiple of _ALIGNED."""
 _ALIGNED = 16
+_MOST_BETWEEN = 100_000
+"""More than zipfile reads at once in search of the directory, which a comment of 65,535 bytes may follow."""
 _LENGTH = struct.Struct("<Q")
-_LOADING = threading.Lock()
 
 
 class _Place(NamedTuple):
-    """Where a record lies: `header` is the first byte of its header, `name` its name in that header."""
+    """Where a storage lies: `key` is its name, `header` the first byte of its header."""
 
+    key: str
     header: int
-    name: bytes
     begin: int
     end: int
 
@@ -60,11 +57,12 @@ class _ShortError(Exception):
         self.begin = begin
 
 
-class _FileEnd(io.RawIOBase):
-    """A file of `size` bytes of which only the last ones are at hand."""
+class _FileEnds(io.RawIOBase):
+    """A file of `size` bytes of which only the last ones are at hand, or the first too; then up to _MOST_BETWEEN bytes
+    between them are read as zeros."""
 
-    def __init__(self, held: bytes, size: int) -> None:
-        self._held, self._size, self._at = held, size, 0
+    def __init__(self, last: bytes, size: int, first: bytes = b"") -> None:
+        self._last, self._size, self._first, self._at = last, size, first, 0
 
     def seekable(self) -> bool:
         """See io.RawIOBase."""
@@ -83,18 +81,21 @@ class _FileEnd(io.RawIOBase):
         """See io.RawIOBase.
 
         Raises:
-            _ShortError: the position is before the bytes at hand.
+            _ShortError: the bytes are not at hand.
         """
-        begin = self._at - (self._size - len(self._held))
-        if begin < 0:
-            raise _ShortError(self._at)
-        found = self._held[begin:] if count is None or count < 0 else self._held[begin : begin + count]
-        self._at += len(found)
-        return found
+        begin, behind = self._at, self._size - len(self._last)
+        end = self._size if count is None or count < 0 else max(begin, min(begin + count, self._size))
+        first = self._first[begin:end]
+        last = self._last[max(begin - behind, 0) : max(end - behind, 0)]
+        between = end - begin - len(first) - len(last)
+        if between and (not self._first or between > _MOST_BETWEEN):
+            raise _ShortError(begin)
+        self._at = end
+        return first + bytes(between) + last
 
 
 def header_of(ends: Ends, size: int, file: Path) -> bytes:
-    """The bytes before and after the storages of an archive of `size` bytes, for `stand_in`.
+    """The bytes before and after the storages of an archive of `size` bytes, for `opened`.
 
     Raises:
         InputError: it is damaged, not written by torch.save, or its directory does not tell where its records lie.
@@ -113,72 +114,45 @@ def header_of(ends: Ends, size: int, file: Path) -> bytes:
     return _LENGTH.pack(begin) + before + (ends.last(size - behind)[behind - size :] if behind < size else b"")
 
 
-@contextmanager
-def stand_in(header: bytes, size: int) -> Iterator[Path]:
-    """Make a file of the archive's size from its `header_of`, with a hole for each storage: it takes no more disk than
-    the header.
+def opened(header: bytes, size: int) -> tuple[ZipFile, dict[str, tuple[int, int]]]:
+    """The archive of `size` bytes of which `header_of` gave the header, and the offset and size of each storage by its
+    name; only what is in the header can be read."""
+    (count,) = _LENGTH.unpack_from(header)
+    begin = _LENGTH.size + count
+    archive = ZipFile(_FileEnds(header[begin:], size, header[_LENGTH.size : begin]))
+    places = _places(_by_offset(archive), archive.start_dir) or []
+    return archive, {place.key: (place.begin, place.end - place.begin) for place in places}
+
+
+def storages_in(handle: BinaryIO, archive: ZipFile) -> dict[str, tuple[int, int]]:
+    """Offset and size of the storages in a local archive, by their names; `handle` reads the same file.
 
     Raises:
-        OSError: the temporary file cannot be made.
+        ValueError: a record is not at the place that the directory names.
     """
-    (count,) = _LENGTH.unpack_from(header)
-    behind = header[_LENGTH.size + count :]
-    with NamedTemporaryFile(prefix="rankscope-", suffix=".pt") as handle:
-        handle.truncate(size)
-        handle.write(header[_LENGTH.size : _LENGTH.size + count])
-        handle.seek(size - len(behind))
-        handle.write(behind)
-        handle.flush()
-        with ZipFile(handle.name) as archive:
-            places = _places(_by_offset(archive), archive.start_dir)
-        for place in (places or [])[1:]:  # the header of the first came from the server
-            handle.seek(place.header)
-            handle.write(_FIXED.pack(ZIP, len(place.name), place.begin - place.header - _FIXED.size - len(place.name)))
-        handle.flush()
-        yield Path(handle.name)
+    found = {}
+    for info in archive.infolist():
+        if (key := _key(info)) and info.file_size:
+            handle.seek(info.header_offset)
+            header = handle.read(_FIXED.size)
+            if not header.startswith(ZIP):
+                raise ValueError("its records lie elsewhere than its directory says")
+            found[key] = info.header_offset + _record_start(header, 0), info.file_size
+    return found
 
 
-def load_mapped(path: Path, stay: Callable[[Any, str], Any], *, is_stand_in: bool) -> object:
-    """Load an archive with torch.load, mapped and not read; `stay` is its `map_location`.
+def pickle_of(archive: ZipFile, file: Path, size: int) -> bytes:
+    """The pickle of an archive of `size` bytes, checked; messages call it `file`.
 
-    Linux refuses a private mapping that is larger than memory and swap. A shared mapping is never refused, but
-    torch then opens the file for writing, so it is only used for a stand-in. The kind of mapping is a setting of the
-    process, so only one load may run at a time.
-    """
-    import torch
-
-    def load() -> object:
-        return torch.load(str(path), weights_only=True, mmap=True, map_location=stay)
-
-    with _LOADING:
-        try:
-            return load()
-        except RuntimeError as error:
-            if not is_stand_in or "unable to mmap" not in str(error):
-                raise
-        usual = torch.serialization.get_default_mmap_options() or mmap.MAP_PRIVATE
-        torch.serialization.set_default_mmap_options(mmap.MAP_SHARED)
-        try:
-            return load()
-        finally:
-            torch.serialization.set_default_mmap_options(usual)
-
-
-def records(path: Path, archive: ZipFile, file: Path) -> list[tuple[int, int]]:
-    """Offset and size of the storages in an archive, in order, after a check of its pickle. The archive is at `path`;
-    messages call it `file`.
+    Raises:
+        InputError: torch.save did not write it, or it needs more than tensors and containers.
     """
     infos = check_records(file, archive.infolist())
     if "byteorder" in infos and archive.read(infos["byteorder"]) != b"little":
         raise bad_file(file, "was saved on a big-endian machine: load it there and save it as safetensors")
-    check_pickle(file, archive.read(infos["data.pkl"]), path.stat().st_size)
-    found = []
-    with open(path, "rb") as handle:
-        for name, info in infos.items():
-            if name.startswith("data/") and info.file_size:
-                handle.seek(info.header_offset)
-                found.append((info.header_offset + _record_start(handle.read(_FIXED.size), 0), info.file_size))
-    return sorted(found)
+    pickle = archive.read(infos["data.pkl"])
+    check_pickle(file, io.BytesIO(pickle), size)
+    return pickle
 
 
 def check_records(file: Path, infos: Iterable[ZipInfo]) -> dict[str, ZipInfo]:
@@ -209,7 +183,7 @@ def _directory(ends: Ends, size: int, file: Path) -> tuple[list[ZipInfo], int]:
     held = ends.last(_MORE)
     while True:
         try:
-            with ZipFile(_FileEnd(held, size)) as archive:
+            with ZipFile(_FileEnds(held, size)) as archive:
                 return _by_offset(archive), archive.start_dir
         except _ShortError as short:
             needed = size - short.begin
@@ -218,6 +192,12 @@ def _directory(ends: Ends, size: int, file: Path) -> tuple[list[ZipInfo], int]:
         if needed > MAX_HEADER:
             raise unread_in_part(file, f"has a directory of more than {MAX_HEADER:,} bytes")
         held = ends.last(needed + _BEFORE)
+
+
+def _key(info: ZipInfo) -> str:
+    """The name of the storage in a record, "" if it holds none."""
+    folder, _, key = info.filename.partition("/")[2].partition("/")
+    return key if folder == "data" else ""
 
 
 def _by_offset(archive: ZipFile) -> list[ZipInfo]:
@@ -229,7 +209,7 @@ def _places(infos: Sequence[ZipInfo], directory: int) -> list[_Place] | None:
     cannot be told, or other records lie between them. One writer puts descriptors behind all non-empty records, or
     none.
     """
-    numbers = [n for n, info in enumerate(infos) if info.filename.partition("/")[2].startswith("data/")]
+    numbers = [n for n, info in enumerate(infos) if _key(info)]
     if not numbers:
         return []
     described = {info.flag_bits & _DESCRIBED for info in (infos[n] for n in numbers) if info.file_size}
@@ -254,7 +234,9 @@ def _place(info: ZipInfo, following: int) -> _Place | None:
     else:
         begins = [following - info.file_size]
     fitting = [begin for begin in begins if 0 <= begin - least < 1 << 16]
-    return _Place(info.header_offset, name, fitting[0], fitting[0] + info.file_size) if len(fitting) == 1 else None
+    return (
+        _Place(_key(info), info.header_offset, fitting[0], fitting[0] + info.file_size) if len(fitting) == 1 else None
+    )
 
 
 def _record_start(data: bytes, at: int) -> int:

@@ -57,7 +57,10 @@ def converted(checkpoint: Checkpoint, works: Sequence[Work], tree: Tree, folder:
         p = own.get(work.projection.address)
         if p is None or (p.rows, p.cols) != (work.projection.rows, work.projection.cols):
             shown = printable(work.projection.address, 80)
-            raise InputError(f"transformers has no matrix of its own for {shown} of {printable(checkpoint.name)}")
+            raise InputError(
+                f"transformers has no matrix of its own for {shown} of {printable(checkpoint.name)}: plan without it, "
+                "by --filter"
+            )
         moved.append(replace(work, projection=p))
     matrices = Matrices(made)
     of = {p.address: p for p in tree.projections}

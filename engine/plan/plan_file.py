@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from ..atomic import write_atomically
-from ..errors import InputError, printable
-from ..formats.guarded import head_of, open_regular, parse_json
+from ..errors import InputError, cannot_read, printable
+from ..formats.guarded import head_of, no_such, open_regular, parse_json
 from ..spectrum import Slice
 
 Objective: TypeAlias = Literal["parameters", "relative", "absolute"]
@@ -140,16 +140,20 @@ def read_plan(path: Path) -> Plan:
     try:
         with open_regular(path) as file:
             data = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise no_such("plan", str(path), "make one with  rankscope plan MODEL --cut 20% -o FILE.json") from None
     except OSError as error:
-        raise InputError(f"cannot read {shown}: {error.strerror}") from None
+        raise cannot_read(path, error) from None
     if len(data) > _MOST_BYTES:
-        raise InputError(f"{shown} is larger than {_MOST_BYTES} bytes: too large for a plan")
+        raise InputError(f"{shown} is larger than {_MOST_BYTES} bytes: too large for a plan, name another")
     found = parse_json(data, path)
     if found.get("format") != _FORMAT:
         raise InputError(f"{shown} is not a plan: make one with  rankscope plan MODEL --cut 20% -o {shown}")
     if found.get("version") != _VERSION:
         version = printable(str(found.get("version")), 20)
-        raise InputError(f"{shown} is a plan of version {version}, and this program reads version {_VERSION}")
+        raise InputError(
+            f"{shown} is a plan of version {version}, and this program reads version {_VERSION}: make it again"
+        )
     try:
         return _plan(_Fields(found, ""))
     except _OddError as odd:

@@ -93,7 +93,9 @@ class RewrittenCheckpoint:
         _check(tensor)
         if tensor.scheme is not None and tensor.scheme.formula in OWN_FACTORS:
             name = printable(tensor.name)
-            raise InputError(f"{name} is stored as {tensor.scheme.name}, which cannot be replaced: plan without it")
+            raise InputError(
+                f"{name} is stored as {tensor.scheme.name}, which cannot be replaced: plan without it, by --filter"
+            )
         dtype = self.type_of(tensor)
         if self.merge:
             yield TensorToWrite(tensor.name, dtype, tensor.shape, partial(self._merged, tensor, works, dtype))
@@ -159,16 +161,21 @@ def _taken(pair: LazyFactors, number: int, name: str, dtype: str) -> HostArray:
     return _stored(name, pair.take(number), dtype)
 
 
+_INSTEAD = "plan the model that it was made of"
+
+
 def _check(tensor: Tensor) -> None:
     name, scheme = printable(tensor.name), tensor.scheme
     if tensor.problem and tensor.parts:
-        raise InputError(f"{name}: {tensor.problem}")
+        raise InputError(f"{name}: {tensor.problem}: {_INSTEAD}")
     if scheme is not None and scheme.formula == "ternary":
-        raise InputError(f"{name} is of BitNet, which rounds activations too: its weights alone are another model")
+        raise InputError(
+            f"{name} is of BitNet, which rounds activations too: its weights alone are another model: {_INSTEAD}"
+        )
     if scheme is not None and scheme.formula == "fp4" and len(tensor.shape) > 2:
-        raise InputError(f"{name} is a stack of {scheme.name}, which has another order when unpacked: not written")
+        raise InputError(f"{name} is a stack of {scheme.name}, which has another order when unpacked: {_INSTEAD}")
     if not tensor.parts and tensor.dtype not in DTYPE_BITS:
-        raise InputError(f"{name} is {printable(tensor.dtype)}, which safetensors does not hold")
+        raise InputError(f"{name} is {printable(tensor.dtype)}, which safetensors does not hold: {_INSTEAD}")
 
 
 def _stored(name: str, numbers: HostArray, dtype: str) -> HostArray:

@@ -71,7 +71,7 @@ def _check_row(row: PlanRow, p: Projection) -> None:
         shape = " x ".join(map(str, row.shape))
         raise InputError(f"{shown} is {p.rows} x {p.cols} and not {shape} as the plan says: make the plan again")
     if row.rank is not None and p.problem:
-        raise InputError(f"{shown} cannot be read: {p.problem}")
+        raise InputError(f"{shown} cannot be read: {p.problem}: plan without it, by --filter")
 
 
 def _check_weighting(plan: Plan, weighting: Weighting | None, planned: Iterable[Projection]) -> None:
@@ -81,7 +81,7 @@ def _check_weighting(plan: Plan, weighting: Weighting | None, planned: Iterable[
     if digest_of_moments(weighting, planned) != made.digest:
         raise InputError(
             f"the plan was made under {printable(made.label)}, which has other second moments than "
-            f"{printable(weighting.label)}"
+            f"{printable(weighting.label)}: name the file that it was made with, or make it again"
         )
 
 

@@ -120,7 +120,7 @@ async def test_steps_pass_through_layers_of_another_kind_and_end_at_the_last_tow
         assert view.selected == "vision.layers.0.attention.value"  # layer 0 of the same tower
         await view.press("colon")
         await view.type("2")
-        assert view.foot == "there is no layer 2 here"
+        assert view.foot == "there is no layer 2 here: there are 0 to 1"
         assert view.selected == "vision.layers.0.attention.value"
         await view.press("N", "N", "N")
         assert view.selected == "layers.2.expert.down"

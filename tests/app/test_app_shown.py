@@ -156,7 +156,21 @@ async def test_a_command_goes_to_a_layer(llama: Path, root: Path) -> None:
         assert view.selected == "layers.2.attention.key"
         await view.press("colon")
         await view.type("77")
-        assert view.foot == "there is no layer 77 here"
+        assert view.foot == "there is no layer 77 here: there are 0 to 5"
+
+
+async def test_what_is_refused_is_said_in_full_on_a_narrow_screen(llama: Path, root: Path) -> None:
+    cure = "write 512, or by role query=1536,key_value=512 (short: q k v o kv)"
+    async with exploring(llama, root, SMALL) as view:
+        await view.press("colon")
+        await view.type("scan all")
+        assert view.foot == ":scan takes no argument: leave all out"
+        assert not view.app._notifications
+        await view.press("colon")
+        await view.type("k query=many")
+        assert cure not in view.foot
+        (toast,) = view.app._notifications
+        assert toast.message == f"'query=many' is not a rank: {cure}"
 
 
 async def test_every_action_is_a_command_too(llama: Path, root: Path) -> None:

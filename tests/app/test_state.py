@@ -112,7 +112,8 @@ def test_a_layer_that_is_not_there_is_said(state: ExplorerState) -> None:
     state.go_to_layer(5)
     assert state.selection == Selection(Row("", 5), KEY)
     state.go_to_layer(6)
-    assert (state.selection, state.note) == (Selection(Row("", 5), KEY), "there is no layer 6 here")
+    said = "there is no layer 6 here: there are 0 to 5"
+    assert (state.selection, state.note) == (Selection(Row("", 5), KEY), said)
 
 
 def test_a_filter_leaves_rows_and_one_that_names_nothing_changes_none(state: ExplorerState, heard: Heard) -> None:

@@ -97,7 +97,8 @@ def test_h5dump_prints_the_values(exported: Path, arrays: Arrays) -> None:
 def test_another_format_has_no_layout(folder: Path, cli: Run, exported: Path) -> None:
     other = exported.with_suffix(".npz")
     ran = cli("export", folder / "m", "--store", folder / "store", "--layout", "groups", "-o", other)
-    assert (ran.code, ran.error) == (2, "rankscope: the layout groups is for .h5 files, not for 'm.npz'")
+    said = "rankscope: the layout groups is for .h5 files, not for 'm.npz': name the file m.h5"
+    assert (ran.code, ran.error) == (2, said)
     assert not other.exists()
 
 

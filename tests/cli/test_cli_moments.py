@@ -143,7 +143,7 @@ def test_wrong_use_is_one_line_before_anything_is_loaded(
     out = tmp_path / "m.safetensors"
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00a")
     (tmp_path / "empty").write_text(" \n")
-    assert "cannot read the text" in cli("moments", model, "--text", tmp_path / "none", "-o", out).error
+    assert "name one that is here, or builtin" in cli("moments", model, "--text", tmp_path / "none", "-o", out).error
     assert "not UTF-8 text" in cli("moments", model, "--text", tmp_path / "bytes", "-o", out).error
     assert "holds no text" in cli("moments", model, "--text", tmp_path / "empty", "-o", out).error
     assert "FILE.safetensors" in cli("moments", model, "--text", text, "-o", tmp_path / "m.gguf").error
@@ -175,6 +175,7 @@ def test_weights_that_would_be_made_up_are_one_line(tmp_path: Path, cli: Run, mo
     assert ran.code == 2
     assert ran.err.splitlines()[-1].endswith(
         "m cannot be run: LlamaForCausalLM needs weights that are not in it, model.layers.1.mlp.up_proj.weight"
+        ": name a checkpoint of the whole model"
     )
 
 

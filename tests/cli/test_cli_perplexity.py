@@ -168,7 +168,8 @@ def test_another_checkpoint_is_measured_on_the_same_tokens(tmp_path: Path, cli: 
     ran = cli("perplexity", model, "--against", other, *arguments)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.splitlines()[-1].endswith(
-        "other splits the text into other tokens: their perplexities cannot be compared"
+        "other splits the text into other tokens: their perplexities cannot be compared, "
+        "name one with the same tokenizer"
     )
 
 
@@ -210,7 +211,7 @@ def test_a_model_that_gives_no_numbers_and_a_text_of_one_word_are_one_line(
     save_file(held, folder / "model.safetensors", {"format": "pt"})
     ran = cli("perplexity", folder, "--text", text, "--device", "cpu")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.splitlines()[-1].endswith("has no perplexity: the model gives NaN or infinity")
+    assert ran.err.splitlines()[-1].endswith("infinity, see with  rankscope scan  which of its weights are not finite")
 
 
 def test_wrong_use_is_one_line_before_anything_is_loaded(
@@ -228,6 +229,6 @@ def test_wrong_use_is_one_line_before_anything_is_loaded(
     (tmp_path / "factors.json").write_text("{}")
     assert "write it with --merge" in cli("perplexity", model, "--text", text, "--against", tmp_path).error
     assert "no such file" in cli("perplexity", model, "--text", text, "--weight", tmp_path / "no").error
-    assert "cannot read the text" in cli("perplexity", model, "--text", tmp_path / "no").error
+    assert "name one that is here, or builtin" in cli("perplexity", model, "--text", tmp_path / "no").error
     monkeypatch.setattr(running, "find_spec", lambda name: None if name == "transformers" else True)
     assert "pip install 'rankscope-tui[calibrate]'" in cli("perplexity", model, "--text", text).error

@@ -75,6 +75,45 @@ def test_no_such_model_is_one_line(
     assert re.search(r"no such|not a file|nothing|neither", line)
 
 
+CURES = [
+    (("scan", "./modle"), "no such file or folder: ./modle: did you mean model?"),
+    (("scan", "MODLE/"), "'MODLE/' is not a file, a folder or a Hub id: did you mean model?"),
+    (("scan", "modle/part.gguf"), "no such file or folder: modle/part.gguf: did you mean model/part.gguf?"),
+    (("scan", "model/prat.ggfu.gguf"), "model/prat.ggfu.gguf: name one that is here, org/name on the Hub, or demo"),
+    (
+        ("show", "demoo"),
+        "demoo is neither a file nor a folder here (did you mean demo?), and not in the local Hub cache",
+    ),
+    (("tree", "whole.safetensors"), "whole.safetensors: name one that is here, org/name on the Hub, or demo"),
+    (("tree", "list"), "list/config.json is not a JSON object, {...}: fetch it again, or name another file"),
+    (("apply", "plam.json", "-o", "out"), "no such plan: plam.json: did you mean plan.json?"),
+    (("apply", "model", "-o", "out"), "cannot read model: it is a folder: name a file in it"),
+    (("scan", "model", "--weight", "./moments.safetensors"), "name an imatrix of llama.cpp or a file of moments"),
+    (("moments", "model", "--text", "texd", "-o", "m.safetensors"), "no such text file: texd: did you mean text?"),
+    (
+        ("moments", "model", "--text", "text", "-o", "m.safetensors"),
+        "text holds no text: name a file with some, or builtin",
+    ),
+    (("tree", "model", "--storr", "x"), "tree: unrecognized arguments: --storr x: did you mean --store?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), CURES, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_a_line_says_what_to_do(
+    tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("model", "list"):
+        write_llama(tmp_path / folder)
+    (tmp_path / "list" / "config.json").write_text("[1]")
+    (tmp_path / "model" / "part.gguf").touch()
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "text").touch()
+    assert said in cli(*words).error
+
+
 def test_hostile_names_are_escaped_everywhere(tmp_path: Path, cli: Run) -> None:
     folder = tmp_path / "[bold]m\x1b[2J\n[/bold]"
     weights = np.ones((4, 4), np.float32)

@@ -1,11 +1,9 @@
-"""Files that are not what their names say, unknown formats, and a missing torch."""
+"""Files that are not what their names say, and unknown formats."""
 
 from __future__ import annotations
 
 import json
 import struct
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,34 +138,6 @@ def test_our_own_formats_under_each_others_names(tmp_path: Path) -> None:
     cut = weights(QUERY, KEY)[:90]
     (tmp_path / "cut.safetensors").write_bytes(cut)
     assert "in a file of 90; it is truncated" in refusal(tmp_path / "cut.safetensors")
-
-
-ERRORS = [
-    ModuleNotFoundError("No module named 'torch'"),
-    ImportError("libcudart.so.13: cannot open shared object file"),
-    OSError("libtorch_global_deps.so: cannot open shared object file"),
-    RuntimeError("module was compiled against NumPy 1.x"),
-]
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_a_broken_torch_is_named_and_not_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    torch.save({QUERY: torch.ones(3, 5)}, tmp_path / "pytorch_model.bin")
-
-    class Broken(types.ModuleType):
-        def find_spec(self, name: str, *_: object) -> None:
-            if name == "torch":
-                raise error
-
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(sys, "meta_path", [Broken("broken"), *sys.meta_path])
-    line = refusal(tmp_path)
-    assert line.startswith(f"torch, which lists PyTorch files, cannot be imported ({error})")
-    assert "damaged" not in line
-    (tmp_path / "pytorch_model.bin").write_bytes(POINTER)
-    assert "is a pointer of Git LFS" in refusal(tmp_path)
 
 
 TYPES = {

@@ -284,6 +284,8 @@ HOSTILE_PICKLES = {
     "marks": b"\x80\x02" + b"(" * 700_000 + b".",
     "endless text": b"\x80\x02X\xff\xff\xff\xff" + b"a" * 100,
     "endless": b"\x80\x02" + b"K\x01" * 100,
+    "a high number": b"\x80\x02)r\x00\x00\x00\x02.",
+    "a high number as text": b"\x80\x02)p33000000\n.",
 }
 
 

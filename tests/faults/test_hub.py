@@ -201,7 +201,9 @@ def test_no_network_and_not_cached(hub: HubServer, monkeypatch: pytest.MonkeyPat
     assert f"{NAME} is neither a file nor a folder here, nor is it in the local cache" in line
     assert "; cannot reach the Hub (" in line
     assert line.endswith("): check the name and the connection")
-    assert refusal(NAME, download=False).endswith("not in the local Hub cache (rankscope scan  reads it from the Hub)")
+    cure = f"check the name, or run  rankscope scan {NAME}  to read it from the Hub"
+    here = f"{NAME} is neither a file nor a folder here, and not in the local Hub cache"
+    assert refusal(NAME, download=False) == f"{here}: {cure}"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert refusal(NAME, download=True).endswith("; HF_HUB_OFFLINE is set: check the name, or unset it")
     assert hub.requests == []

@@ -109,8 +109,9 @@ def test_a_repo_that_is_not_there_may_have_been_meant_as_a_path(hub: HubServer, 
     assert line.startswith("no such file or folder: models/llama/run, and no model models/llama on the Hub, or it is ")
     hub.requests.clear()
     Path("models/llama").mkdir(parents=True)
-    assert refused("models/llama/run", access) == "no such file or folder: models/llama/run"
-    assert refused("models/run/odd.safetensors", access) == "no such file or folder: models/run/odd.safetensors"
+    for path in ("models/llama/run", "models/run/odd.safetensors"):
+        cure = "name one that is here, org/name on the Hub, or demo"
+        assert refused(path, access) == f"no such file or folder: {path}: {cure}"
     assert hub.requests == []
     Path("models/llama/run").mkdir()
     Path("models/llama/run/model.safetensors").write_bytes(weights(QUERY))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -13,12 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
-from remote_models import END, FIRST, QUERY, read
-from remote_pickles import WHOLE, line, places, saved, served, spans
+from remote_models import END, read
+from remote_pickles import line, places, saved, served, spans
 
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.formats import torch_zip
@@ -231,38 +229,3 @@ def test_nothing_is_executed(hub: HubServer, tmp_path: Path) -> None:
         assert "needs posix.system, which could execute code, and was not loaded" in line(url)
     assert "bytearray, which could execute code" in line(served(hub, saved({"x": Call(bytearray, 10**13)})))
     assert not proof.exists()
-
-
-def test_the_stand_in_takes_no_room_and_is_gone(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, used = tmp_path / "temporary", []
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    load = torch.load
-
-    def watched(path: str, **options: Any) -> Any:
-        used.extend(file.stat() for file in folder.iterdir())
-        return load(path, **options)
-
-    monkeypatch.setattr(torch, "load", watched)
-    open_checkpoint(served(hub, WHOLE))
-    (status,) = used
-    assert status.st_size == len(WHOLE)
-    assert list(folder.iterdir()) == []
-    folder.rmdir()
-    assert f"m.pt cannot be listed: No such file or directory in {folder}" in line(served(hub, WHOLE))
-
-
-def test_a_file_larger_than_memory_is_mapped_without_any(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    mapped, usual = torch.UntypedStorage.from_file, torch.serialization.get_default_mmap_options()
-
-    def from_file(path: str, shared: bool, size: int) -> Any:
-        if not shared:
-            raise RuntimeError(f"unable to mmap {size} bytes from file <{path}>: Cannot allocate memory (12)")
-        return mapped(path, shared, size)
-
-    monkeypatch.setattr(torch.UntypedStorage, "from_file", staticmethod(from_file))
-    opened = open_checkpoint(served(hub, WHOLE))
-    np.testing.assert_array_equal(read(opened), FIRST[QUERY])
-    assert torch.serialization.get_default_mmap_options() == usual

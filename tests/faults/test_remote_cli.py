@@ -80,7 +80,8 @@ def test_what_was_computed_is_shown_without_the_server(hub: HubServer, cli: Cli)
     code, out, err = cli("show", f"hf://{NAME}", "--csv")
     assert code == 0
     assert len(out.splitlines()) == 15
-    assert "not in the local Hub cache (rankscope scan  reads it from the Hub); shown is what is stored of it" in err
+    cure = f"check the name, or run  rankscope scan hf://{NAME}  to read it from the Hub"
+    assert f"not in the local Hub cache: {cure}; shown is what is stored of it" in err
 
 
 def test_a_tree_needs_headers_only(hub: HubServer, cli: Cli) -> None:

@@ -16,6 +16,7 @@ from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.errors import WeightsError
+from rankscope.engine.formats.torch_pickle import Unpickler
 from rankscope.store.listings import FileListings
 
 pytestmark = pytest.mark.usefixtures("short_ends")
@@ -59,13 +60,13 @@ def test_spectra_and_keys_are_those_of_the_downloaded_file(hub: HubServer) -> No
         np.testing.assert_allclose(spectrum.values, exact, rtol=1e-9)
 
 
-def test_a_kept_listing_needs_torch_neither_there_nor_here(
+def test_a_kept_listing_needs_no_pickle_there_nor_here(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listings = FileListings(tmp_path / "store")
     hub.push(NAME, SHARDED)
     first = open_checkpoint(NAME, listings=listings)
-    monkeypatch.setattr(torch, "load", None)
+    monkeypatch.setattr(Unpickler, "load", None)
     assert open_checkpoint(NAME, listings=listings).tensors == first.tensors
     assert places(open_checkpoint(NAME, Access.DOWNLOAD, listings=listings)) == places(first)
 

@@ -115,7 +115,7 @@ def test_files_of_other_kinds_are_refused_in_one_line(tmp_path: Path) -> None:
     assert said(b"\x1f\x8b" + bytes(600)) == "is compressed: unpack it first"
     assert refusal(tmp_path).endswith(f"is a folder: name {wanted} in it")
     os.mkfifo(tmp_path / "pipe")
-    assert refusal(tmp_path / "pipe") == f"cannot read {tmp_path}/pipe: not a regular file"
+    assert refusal(tmp_path / "pipe") == f"cannot read {tmp_path}/pipe: not a regular file: name a file"
 
 
 def test_the_weights_of_a_model_are_none() -> None:

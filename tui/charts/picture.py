@@ -13,7 +13,7 @@ import numpy as np
 from rich.text import Text
 
 from rankscope.engine.atomic import write_atomically
-from rankscope.engine.errors import InputError, install_line, printable
+from rankscope.engine.errors import InputError, cannot_write, install_line, printable
 
 from ..data.chosen_weighting import weighted_by
 from ..data.grid import Grid
@@ -155,7 +155,7 @@ def _write(paper: Paper, path: Path) -> None:
     try:
         write_atomically(path, data.getvalue())
     except OSError as error:
-        raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
+        raise cannot_write(path, error) from None
 
 
 def _escaped(text: str) -> str:

@@ -54,7 +54,7 @@ def apply(args: Namespace, root: Path) -> int:
     model = _opened(plan, args.model, root)
     works = works_of(plan, model.tree.projections, _weighting(plan, args.weight, model, root))
     if not works:
-        raise InputError("the plan keeps every projection as it is: there is nothing to apply")
+        raise InputError("the plan keeps every projection as it is: there is nothing to apply, plan a larger --cut")
     place = placing(args.device, args.threads)
     with temporary_folder(output.parent) as folder, at_end(partial(_remove_unfinished, folder, output)):
         try:
@@ -195,7 +195,10 @@ def _say_kind(checkpoint: Checkpoint) -> None:
 def _check_room(folder: Path, size: int) -> None:
     left = free(folder)
     if left is not None and left < size:
-        raise InputError(f"it takes {byte_size(size)}, and {byte_size(left)} are free in {printable(str(folder))}")
+        raise InputError(
+            f"it takes {byte_size(size)}, and {byte_size(left)} are free in {printable(str(folder))}: make room, "
+            "or name another with -o"
+        )
 
 
 def _remove_unfinished(folder: Path, output: Path) -> str:

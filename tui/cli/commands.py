@@ -21,7 +21,7 @@ from rankscope.engine.compute.events import Event, Notice
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
-from rankscope.engine.errors import InputError, printable
+from rankscope.engine.errors import InputError, cannot_write, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import check_name, row
 from rankscope.store.export import export as write_export
@@ -241,7 +241,7 @@ def export(args: Namespace, root: Path) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:
-        raise InputError(f"cannot write {printable(args.output)}: {error.strerror or error}") from None
+        raise cannot_write(args.output, error) from None
     missing = len(wanted) - len(stored)
     for line in lines_of(session.said):
         say(line)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.atomic import move_folder, temporary_folder, write_atomically
 from rankscope.engine.derive.difference import quantised_of
-from rankscope.engine.errors import InputError, WeightsError, printable
+from rankscope.engine.errors import InputError, WeightsError, cannot_write, printable
 from rankscope.engine.formats.safetensors import SAFETENSORS
 from rankscope.engine.formats.writing import write_safetensors
 from rankscope.engine.moment import Moment, Weighting
@@ -157,4 +157,4 @@ def _write(path: Path, data: bytes) -> None:
     try:
         write_atomically(path, data)
     except OSError as error:
-        raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
+        raise cannot_write(path, error) from None

@@ -40,7 +40,9 @@ def _check(args: Namespace) -> None:
         InputError: a settings file that is named, or what a scheduler needs, is missing.
     """
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
-        raise InputError(f"RANKSCOPE_CONFIG names {printable(str(config_path()))}, which does not exist")
+        raise InputError(
+            f"RANKSCOPE_CONFIG names {printable(str(config_path()))}, which does not exist: unset it, or make the file"
+        )
     if args.scheduler:
         from rankscope.engine.compute.cluster import require
 

@@ -155,7 +155,10 @@ def _store_root(args: argparse.Namespace) -> Path:
     try:
         root = Path(args.store).expanduser() if args.store else _default_root()
     except RuntimeError:  # ~nobody
-        raise InputError(f"the store {printable(args.store or '')} names a home folder that does not exist") from None
+        named = printable(args.store or "")
+        raise InputError(
+            f"the store {named} names a home folder that does not exist: name another with --store DIR"
+        ) from None
     if root.exists() and not root.is_dir():
         raise InputError(f"the store {printable(str(root))} is not a folder: name one with --store DIR")
     return root
@@ -224,7 +227,7 @@ def _replace_closed_streams() -> None:
 
 
 def _run(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    from rankscope.engine.errors import InputError, printable
+    from rankscope.engine.errors import InputError, cure_of, printable
 
     try:
         return run(args)
@@ -237,7 +240,7 @@ def _run(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Nam
         os._exit(0)
     except OSError as error:  # a store that cannot be read, a full disk
         at = f"{error.filename}: " if error.filename else ""
-        print(f"{prog}: {printable(f'{at}{error.strerror or error}', 1000)}", file=sys.stderr)
+        print(f"{prog}: {printable(f'{at}{error.strerror or error}: {cure_of(error)}', 1000)}", file=sys.stderr)
         return 2
 
 

@@ -19,7 +19,7 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event
 from rankscope.engine.derive.latent import Way, way
-from rankscope.engine.errors import InputError, printable
+from rankscope.engine.errors import InputError, cannot_write, printable
 
 from ..data.chosen_weighting import choose, said_of
 from ..data.latent_layers import LatentLayer, layers_of, stored_layers
@@ -153,5 +153,5 @@ def _write(path: Path, text: str) -> None:
     try:
         write_atomically(path, f"{text}\n".encode())
     except OSError as error:
-        raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
+        raise cannot_write(path, error) from None
     say(f"written: {printable(str(path))}")

@@ -51,7 +51,7 @@ def moments(args: Namespace, root: Path) -> int:
     model, tokenizer = load(checkpoint, device)
     fed, lost = fed_of(model, opened.tree.scanned(), checkpoint)
     if not fed:
-        raise InputError("none of its projections is the weight of a module that transformers runs")
+        raise InputError("none of its projections is the weight of a module that transformers runs: name another model")
     length = length_of(model)
     plan = make_plan(model, fed, next(sequences(text.text, tokenizer, length, length)), room(device))
     lost += [p for one in plan.unreached for p in one.projections]
@@ -59,7 +59,10 @@ def moments(args: Namespace, root: Path) -> int:
     run = list(sequences(text.text, tokenizer, length, wanted))
     if (free := shutil.disk_usage(output.parent).free) < plan.bytes:
         at = printable(str(output.parent))
-        raise InputError(f"the file may take {byte_size(plan.bytes)}, and {byte_size(free)} are free in {at}")
+        raise InputError(
+            f"the file may take {byte_size(plan.bytes)}, and {byte_size(free)} are free in {at}: make room, or "
+            "name another -o"
+        )
     _say_plan(plan, run, wanted, lost, text.label, device)
     read = written(digests_of(run, tokenizer.all_special_ids))
     calibration = _Calibration(checkpoint, Collector(model, plan), output, text.label, read, device)

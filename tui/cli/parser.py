@@ -25,7 +25,16 @@ class Parser(argparse.ArgumentParser):
             option = left[word]
             choices = ", ".join(map(repr, option.choices or ()))
             self.error(f"argument {option.option_strings[0]}: invalid choice: {word!r} (choose from {choices})")
+        if rest:  # here and not in the parser of all commands, whose help has none of the options
+            self.error(f"unrecognized arguments: {' '.join(rest)}{self._meant(rest[0])}")
         return found, rest
+
+    def _meant(self, word: str) -> str:
+        """A question about the option that a word may be, "" if it is like none."""
+        from difflib import get_close_matches
+
+        near = get_close_matches(word.partition("=")[0], self._option_string_actions, 1, 0.75)
+        return f": did you mean {near[0]}?" if near else ""
 
     def _with_defaults(self, given: list[str]) -> tuple[list[str], dict[str, argparse.Action]]:
         """The words, with a value for each option that is followed by none of its choices; and the words that were left

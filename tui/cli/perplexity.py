@@ -133,7 +133,8 @@ def _other_loss(other: Checkpoint, device: str, tokenizer: Any, text: Text, wind
     begin = text.text[:_COMPARED]
     if its_own(begin)["input_ids"] != tokenizer(begin)["input_ids"]:
         raise InputError(
-            f"{printable(other.name)} splits the text into other tokens: their perplexities cannot be compared"
+            f"{printable(other.name)} splits the text into other tokens: their perplexities cannot be compared, "
+            "name one with the same tokenizer"
         )
     check_predicts(model, windows)
     return mean_loss(model, windows, partial(EtaLines().tell, "windows of the other"))

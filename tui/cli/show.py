@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rankscope.engine.derive.head_matrices import QK
-from rankscope.engine.errors import InputError, printable
+from rankscope.engine.errors import InputError, cannot_write, printable
 from rankscope.engine.spectrum import Projection, Values
 from rankscope.store.export import csv_lines
 
@@ -104,7 +104,7 @@ def plot(args: Namespace, root: Path) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:
-        raise InputError(f"cannot write {printable(args.output)}: {error.strerror or error}") from None
+        raise cannot_write(args.output, error) from None
     what = f"heatmap of {query.lens.title}" if args.view == "heatmap" else args.view
     for note in (f"{what} in {args.output}", *query.notes):
         say(note)

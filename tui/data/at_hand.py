@@ -78,7 +78,7 @@ def choices(root: Path, used: Mapping[str, float] | None = None) -> list[AtHand]
 
 
 def headers(name: str, root: Path) -> Headers | None:
-    """Read the headers of a model on this machine, without the network and without torch; None if that is not enough or
+    """Read the headers of a model on this machine, without the network; None if that is not enough or
     the model cannot be opened."""
     from rankscope.store.spectra import SpectraStore
 
@@ -98,7 +98,7 @@ def headers(name: str, root: Path) -> Headers | None:
 
 
 class _KeptListings(FileListings):
-    """Listings that torch has made before, and no new ones: making one takes seconds."""
+    """Listings that were made before, and no new ones: making a long one takes seconds."""
 
     def get(self, key: str) -> str:
         found = super().get(key)

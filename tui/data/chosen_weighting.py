@@ -79,7 +79,7 @@ def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]
         InputError: the moments are about the mean.
     """
     if weighting.is_centred:
-        raise InputError("plans need moments as they are, not about the mean")
+        raise InputError(f"plans need moments as they are, not about the mean: leave out {CENTRED_NAME}:")
     from rankscope.engine.calibration.file_weighting import FileWeighting
     from rankscope.engine.calibration.pooled import PooledWeighting
 

@@ -135,7 +135,10 @@ def deltas_shown(first: Session, second: Session, under: Weighting | None = None
     found = [p for repo in sorted(repos) for p in stored_deltas(stored, repo, under.name if under is not None else "")]
     if not found:
         gone = second if first.raw.checkpoint is not None else first
-        raise InputError(f"no delta is stored, and the weights of {printable(gone.raw.name)} are not at hand")
+        raise InputError(
+            f"no delta is stored, and the weights of {printable(gone.raw.name)} are not at hand: name a model here or "
+            "on the Hub"
+        )
     return Matched(tuple(found), ())
 
 
@@ -194,4 +197,5 @@ def _nothing(first: Model, second: Model, pattern: str | None, apart: Sequence[W
     why = f": {apart[0].why}: {printable(apart[0].text)}" if apart else ""
     if apart and apart[0].why is Apart.FACTORS:
         why = f": {printable(apart[0].text)} is stored as two factors, whose difference is not computed"
-    return f"no matrix{named} is in both {printable(first.name)} and {printable(second.name)}, in one shape{why}"
+    both = f"{printable(first.name)} and {printable(second.name)}"
+    return f"no matrix{named} is in both {both}, in one shape{why}; name two checkpoints of one model"

@@ -94,7 +94,9 @@ class ExplorerState(ViewState):
         tower = self.selection.row.tower if self.selection.row else self.grid.rows[0].tower if self.grid.rows else ""
         row = next((r for r in self.grid.rows if r == Row(tower, layer)), None)
         if row is None:
-            self.say(f"there is no layer {layer} here")
+            others = [r.layer for r in self.grid.rows if r.tower == tower and r.layer is not None]
+            known = f": there are {min(others)} to {max(others)}" if others else ""
+            self.say(f"there is no layer {layer} here{known}")
         else:
             self.select(self.selection.in_row(self.grid, row))
 

@@ -36,11 +36,12 @@ def parse_command(text: str) -> tuple[str, str]:
     name = full_name(name)
     if argument and name in _WITH_ARGUMENT:
         return name, _WITH_ARGUMENT[name](argument)
-    if name in ALONE:
-        return name, ""
-    for binding in EXPLORER:
-        if isinstance(binding, Binding) and name in (binding.id, (binding.id or "").rpartition(".")[2]):
-            return binding.action, ""
+    ids = [(b.id, b.action) for b in EXPLORER if isinstance(b, Binding) and b.id]
+    action = name if name in ALONE else next((a for i, a in ids if name in (i, i.rpartition(".")[2])), "")
+    if action and argument:
+        raise InputError(f":{name} takes no argument: leave {printable(argument, 40)} out")
+    if action:
+        return action, ""
     if name in _WITH_ARGUMENT:
         raise InputError(f":{name} needs an argument: {EXAMPLES[name]}")
     raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; {'; '.join(EXAMPLES.values())}; :quit")

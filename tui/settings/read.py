@@ -12,7 +12,7 @@ from typing import Any
 
 from platformdirs import user_config_path
 
-from rankscope.engine.errors import InputError, printable
+from rankscope.engine.errors import InputError, cure_of, printable
 
 from ..data.contrast import Contrast
 from ..data.reference_lines import ReferenceLine
@@ -42,7 +42,7 @@ def config_path() -> Path:
         return Path(chosen).expanduser() if chosen else user_config_path("rankscope") / "config.toml"
     except RuntimeError:  # ~nobody
         raise InputError(
-            f"RANKSCOPE_CONFIG={printable(chosen or '')} names a home folder that does not exist"
+            f"RANKSCOPE_CONFIG={printable(chosen or '')} names a home folder that does not exist: name another"
         ) from None
 
 
@@ -67,11 +67,11 @@ def load(file: Path) -> Config:
     except FileNotFoundError:
         return Config()
     except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
+        reason = f"cannot be read: {error.strerror or error}: {cure_of(error)}"
     except UnicodeDecodeError:
-        reason = "is not written in UTF-8"
+        reason = "is not written in UTF-8: save it so"
     except (ValueError, RecursionError) as error:  # tomllib's error is a ValueError
-        reason = f"is not TOML: {error}"
+        reason = f"is not TOML: {error}: mend it, as  rankscope-tui --print-config  writes it"
     except _WrongError as error:
         reason = str(error)
     raise InputError(_sentence(file, reason))

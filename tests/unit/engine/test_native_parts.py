@@ -189,7 +189,8 @@ def test_sets_that_are_not_whole_are_refused(tmp_path: Path, whole: State) -> No
         folder
     )
     (folder / "params.json").write_text("{}")
-    assert refused(folder) == f"{folder / 'params.json'} gives no dim and n_heads, which joining the parts needs"
+    needed = "gives no dim and n_heads, which joining the parts needs: fetch it again"
+    assert refused(folder) == f"{folder / 'params.json'} {needed}"
     (folder / "params.json").write_text(json.dumps(PARAMS))
     (folder / "consolidated.01.pth").unlink()
     assert "consolidated.01.pth is missing beside" in refused(folder)

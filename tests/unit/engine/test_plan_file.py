@@ -114,8 +114,12 @@ def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name in ("none.json", "pipe", "."):
-        with pytest.raises(InputError, match="cannot read"):
+    for name, said in (
+        ("none.json", "no such plan: .*none.json: make one with  rankscope plan MODEL --cut 20% -o FILE.json"),
+        ("pipe", "cannot read .*pipe: not a regular file: name a file"),
+        (".", "cannot read .*: it is a folder: name a file in it"),
+    ):
+        with pytest.raises(InputError, match=f"^{said}$"):
             read_plan(tmp_path / name)
 
 

@@ -93,11 +93,17 @@ class Background(Charting):
     @on(BackgroundFailed)
     def _background_failed(self, message: BackgroundFailed) -> None:
         if isinstance(message.error, InputError):
-            self.state.say(str(message.error))
+            self.refuse(message.error)
         else:
             self.state.say("")
             text = error_log.report(message.error, message.doing)
             self.notify(text, title="rankscope", severity="error", markup=False)
+
+    def refuse(self, error: InputError) -> None:
+        """Say in the last line why something is not done, and in a toast where the line would be cut off."""
+        self.state.say(str(error))
+        if len(self.state.note) >= self.size.width:
+            self.notify(printable(str(error), 500), severity="warning", markup=False)
 
     def _ask_scan(self, lines: list[str], go: Callable[[], None]) -> None:
         self.ask("scan", "scan", lines, go)

@@ -11,7 +11,7 @@ from rich.text import Text
 from textual.content import Content as Markup
 
 from rankscope.engine.atomic import write_atomically
-from rankscope.engine.errors import InputError, printable
+from rankscope.engine.errors import cannot_write
 
 from ...data.chosen_weighting import weighted_by
 from ...data.comparison import headings_of
@@ -100,7 +100,7 @@ class Exporter:
         try:
             writer(path)
         except OSError as error:
-            raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
+            raise cannot_write(path, error) from None
         self._screen.post_message(BackgroundDone(partial(self._state.say, f"written: {path.absolute()}")))
 
     def _csv(self) -> FileWriter:

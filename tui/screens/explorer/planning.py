@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rankscope.engine.errors import InputError, printable
+from rankscope.engine.errors import InputError, cannot_write
 from rankscope.engine.plan.plan_file import write_plan
 from rankscope.engine.spectrum import Projection
 
@@ -136,7 +136,7 @@ class Planning:
         try:
             write_plan(path, plan.planned.plan)
         except OSError as error:
-            raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
+            raise cannot_write(path, error) from None
         self._screen.post_message(BackgroundDone(partial(self._state.say, f"written: {path.absolute()}")))
 
     # Back on the event loop

@@ -162,7 +162,7 @@ class Explorer(SelectionKeys):
             command, argument = parse_command(text)
             await self._run_command(command, argument)
         except InputError as error:
-            self.state.say(str(error))
+            self.refuse(error)
 
     async def _run_command(self, command: str, argument: str) -> None:
         state = self.state
