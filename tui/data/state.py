@@ -94,7 +94,7 @@ class ExplorerState(ViewState):
         tower = self.selection.row.tower if self.selection.row else self.grid.rows[0].tower if self.grid.rows else ""
         row = next((r for r in self.grid.rows if r == Row(tower, layer)), None)
         if row is None:
-            self.say(f"there is no layer {layer} here")
+            self.say(f"there is no {self.grid.rows_are} {layer} here")
         else:
             self.select(self.selection.in_row(self.grid, row))
 
@@ -330,8 +330,9 @@ class ExplorerState(ViewState):
                 one = "large charts, as many thresholds as fit beside each other: z makes them small"
             else:
                 self.small = not self.small
-                several = "a chart a layer: z goes back to one chart of the selection"
-                one = "one chart of the selection: z shows a chart a layer"
+                each = self.grid.rows_are
+                several = f"a chart a {each}: z goes back to one chart of the selection"
+                one = f"one chart of the selection: z shows a chart a {each}"
             self.changed(Change.AXES)
             self.say(several if (self.panels and view.over_layers) or (self.small and not view.over_layers) else one)
             return

@@ -43,7 +43,7 @@ class Asking:
 
     def command(self) -> None:
         """Open the line for a command."""
-        hint = "12: layer 12; k 512; k q=96 kv=64; unit k/k0; tab completes; up: before"
+        hint = f"12: {self._state.grid.rows_are} 12; k 512; k q=96 kv=64; unit k/k0; tab completes; up: before"
         self._prompt.ask(":", "", hint, self._commands.lines, Completer(self._state).complete)
 
     def typed(self, kind: str, text: str) -> None:

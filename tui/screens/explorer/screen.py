@@ -159,7 +159,7 @@ class Explorer(SelectionKeys):
         if not text:
             return
         try:
-            command, argument = parse_command(text)
+            command, argument = parse_command(text, self.state.grid.rows_are)
             await self._run_command(command, argument)
         except InputError as error:
             self.state.say(str(error))
