@@ -21,7 +21,6 @@ from textual.visual import RenderOptions, Visual
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from ..data.glossary import GLOSSARY
 from ..settings import keys
 
 QUIET_SECONDS = 0.3
@@ -186,6 +185,8 @@ class Help(ModalScreen[None]):
         ]
 
     def compose(self) -> ComposeResult:
+        from ..data.glossary import GLOSSARY  # not needed for the first screen
+
         with VerticalScroll(id="box") as box:
             box.border_title = "keys, marks, words"
             box.border_subtitle = "j k scroll   G words   g keys   esc closes"

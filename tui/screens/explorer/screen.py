@@ -22,7 +22,6 @@ from ...data.views import View
 from ...settings.config import Config
 from ...settings.values import kept_ranks, reference_line
 from ...widgets.prompt import Prompt
-from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
 from ..memory import Commands, Memory
 from ..messages import BackgroundDone, EngineEvents
@@ -153,6 +152,8 @@ class Explorer(SelectionKeys):
 
     @on(Prompt.Answered)
     async def _prompt_answered(self, answer: Prompt.Answered) -> None:
+        from ..command_line import parse_command  # not needed for the first screen
+
         self.set_focus(self.focused_pane)
         self.state.changed(Change.LINES)
         text = self.asking.answered(answer.kind, answer.text)
