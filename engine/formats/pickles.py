@@ -6,10 +6,11 @@ from __future__ import annotations
 import mmap
 import re
 from pathlib import Path
-from pickletools import genops
 
 from ..errors import InputError, printable
 
+ZIP = b"PK\x03\x04"
+"""The first bytes of an archive that torch.save writes; its pickle is a record of it."""
 _COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
 _MAX_OBJECTS = 64 * 20_000_000  # enough for 300,000 tensors; reading their tokens takes 20 s
 
@@ -31,6 +32,8 @@ def check_pickle(file: Path, pickle: bytes | mmap.mmap, size: int) -> None:
         InputError: it names something else.
         ValueError: its objects would take more memory than ten times the file and 10 MB, or are too many.
     """
+    from pickletools import genops  # not needed for the first screen
+
     left = min(10 * size + 10_000_000, _MAX_OBJECTS)
     for opcode, argument, _ in genops(pickle):  # type: ignore[arg-type]
         left -= _COSTS.get(opcode.name, 64)

@@ -28,10 +28,9 @@ from . import foreign
 from .format import Ends, Listing, Listings, Origin, Parsed, Ranged
 from .guarded import open_regular
 from .parts import grouped, is_part
-from .pickles import bad_file, check_pickle, damaged
+from .pickles import ZIP, bad_file, check_pickle, damaged
 from .safetensors import DTYPE_BITS
 from .tensor import FileAccess, FileStamp, Tensor, identify, read_plain
-from .torch_zip import ZIP, header_of, load_mapped, records, stand_in, unread_in_part
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +111,8 @@ class PyTorch(Ranged):
 
     def header(self, ends: Ends, size: int, file: Path) -> bytes:
         """See Ranged: everything except the storages; nothing is unpickled yet."""
+        from .torch_zip import header_of, unread_in_part  # not needed for the first screen
+
         _refuse_trainer_state(file)
         head = ends.first(foreign.HEAD)
         if head.startswith(ZIP):
@@ -122,6 +123,8 @@ class PyTorch(Ranged):
 
     def parse(self, header: bytes, file: Path, size: int, source: Source, origin: Origin) -> Parsed:
         """See Ranged."""
+
+        from .torch_zip import stand_in
 
         def listed() -> list[Any]:
             try:
@@ -245,6 +248,8 @@ def _load_zip(path: Path, file: Path) -> tuple[object, list[_Region]]:
     mapping. torch.save only writes records that the pickle names, so in the order of their addresses the storages
     are the records, all at one distance from them.
     """
+    from .torch_zip import load_mapped, records
+
     with ZipFile(path) as archive:
         held = records(path, archive, file)
     storages: dict[int, int] = {}

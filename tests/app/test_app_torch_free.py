@@ -43,7 +43,8 @@ print(*sorted(sys.modules))
 LATER = """
     engine.checkpoint.remote engine.compute.outcomes engine.compute.queue engine.compute.reader engine.compute.reporter
     engine.compute.worker_thread engine.formats.gguf_blocks engine.plan.plan_file engine.quantised.modules
-    tui.data.glossary tui.data.latent_ranks tui.data.tour tui.screens.command_line tui.screens.completing
+    tui.data.glossary tui.data.latent_ranks tui.data.records tui.data.tour tui.data.view_records
+    tui.screens.command_line tui.screens.completing
 """
 LISTING = """
 import sys

@@ -9,7 +9,7 @@ from pathlib import Path
 LISTING = ("errors", "checkpoint.open", "formats.gguf", "formats.safetensors", "catalogue.rules", "catalogue.tree")
 COMPUTING = ("compute.events", "compute.engine", "compute.devices", "compute.queue", "compute.reporter")
 ROOMS = (*LISTING, *COMPUTING, "spectrum", "derive.flip")
-LATER = ("checkpoint.remote", "formats.gguf_blocks", "quantised.modules", "quantised.schemes")
+LATER = ("checkpoint.remote", "formats.gguf_blocks", "formats.torch_zip", "quantised.modules", "quantised.schemes")
 OPENED = """
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.catalogue.tree import build_tree
