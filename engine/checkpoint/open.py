@@ -20,9 +20,9 @@ from ..formats.format import Format, Listings, Origin
 from ..formats.guarded import check_inside, no_such, read_json
 from ..formats.tensor import FileAccess, FileStamp, Tensor, read_bytes
 from ..landing import HOST, Landing
-from ..quantised import modules as quantised
 from ..quantised import settings
-from . import hub, native, remote, urls
+from . import hub, native, urls
+from .contents import CheckpointParts, RemoteListing
 from .hub import ADAPTER_CONFIG, Access
 from .model_files import weight_files, with_siblings
 from .ranges import RemoteFile
@@ -104,6 +104,8 @@ class Checkpoint:
         if joined_tensors.is_joined(tensor):
             return joined_tensors.read_joined(tensor, self.format, stored, landing)
         if tensor.parts:
+            from ..quantised import modules as quantised
+
             return quantised.read_matrix(tensor, stored, landing)
         return self.format.read_matrix(tensor, stored[tensor.file], landing)
 
@@ -118,6 +120,8 @@ class Checkpoint:
     def bytes_on(self, device: str, tensor: Tensor) -> int:
         """Memory that the weights take on a device after `read`."""
         if tensor.scheme is not None:
+            from ..quantised import modules as quantised
+
             return quantised.bytes_on(device, tensor)
         if joined_tensors.is_joined(tensor):
             return joined_tensors.bytes_on(device, tensor, self.format)
@@ -145,6 +149,8 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
         if access is Access.DOWNLOAD and (found := urls.hub_file(model)) is not None:
             for file in found.parts:
                 hub.file_of(f"{found.repo}@{found.revision}/{file}")
+        from . import remote  # not needed for the first screen
+
         return _checkpoint_from(remote.open_url(model, listings))
     if not model.startswith(hub.SCHEME) and _looks_like_path(model):
         raise no_such("file or folder", model, "name one that is here, org/name on the Hub, or demo")
@@ -154,6 +160,8 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
         cure = f"check the name, or run  rankscope scan {printable(model)}  to read it from the Hub"
         raise InputError(lacking or f"{_not_here(place, model)} not in the local Hub cache: {cure}")
     if snapshot is None and access is Access.RANGES:
+        from . import remote
+
         return _checkpoint_from(remote.open_repo(place, lacking, listings=listings))
     snapshot = snapshot or hub.download(place, lacking)
     return _open_folder(snapshot / place.folder, place.name, listings, snapshot)
@@ -207,9 +215,7 @@ def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
     files = with_siblings(path) if kind.stands_alone else native.numbered(path) or [path]
     name = re.sub(r"-0*1-of-\d+$", "", files[0].stem) if len(files) > 1 else path.stem
     config = {} if kind.stands_alone else _config(path.parent)
-    found = _with_listings(
-        remote.CheckpointParts(name, "", config, kind, {}, {}), files, str(files[0].resolve()), listings
-    )
+    found = _with_listings(CheckpointParts(name, "", config, kind, {}, {}), files, str(files[0].resolve()), listings)
     return _checkpoint_from(found, files[0])
 
 
@@ -222,15 +228,13 @@ def _open_folder(folder: Path, name: str, listings: Listings | None, snapshot: P
     about = snapshot if snapshot and not (folder / hub.CONFIG).is_file() else folder
     config = {} if kind.stands_alone else _config(about)
     repo, commit = (name, snapshot.name) if snapshot else (str(folder.resolve()), "")
-    empty = remote.CheckpointParts(name, commit, config, kind, {}, named, (left_out,) if left_out else ())
+    empty = CheckpointParts(name, commit, config, kind, {}, named, (left_out,) if left_out else ())
     return _checkpoint_from(_with_listings(empty, files, repo, listings), None if snapshot else folder)
 
 
-def _with_listings(
-    empty: remote.CheckpointParts, files: list[Path], repo: str, listings: Listings | None
-) -> remote.CheckpointParts:
+def _with_listings(empty: CheckpointParts, files: list[Path], repo: str, listings: Listings | None) -> CheckpointParts:
     """Add the listings of these files and, without a config.json, the configuration from the first file's header."""
-    listed: dict[Path, remote.RemoteListing] = {}
+    listed: dict[Path, RemoteListing] = {}
     config, origin = empty.config, Origin(repo, empty.commit, len(files), listings)
     for file in files:
         tensors, stamp, stated = empty.format.list_tensors(file, origin)
@@ -241,7 +245,7 @@ def _with_listings(
     return replace(empty, config=config, listed=listed)
 
 
-def _checkpoint_from(found: remote.CheckpointParts, location: Path | None = None) -> Checkpoint:
+def _checkpoint_from(found: CheckpointParts, location: Path | None = None) -> Checkpoint:
     """Make one checkpoint from the listings of its files."""
     tensors: dict[str, Tensor] = {}
     twice: list[str] = []
@@ -259,7 +263,14 @@ def _checkpoint_from(found: remote.CheckpointParts, location: Path | None = None
     kind = found.format
     adapter = found.adapter or _adapter(tensors, found)
     config = found.config or _base_config(adapter)
-    whole = tuple(tensors.values() if kind.stands_alone else quantised.assemble(tensors.values(), config))
+    if kind.stands_alone:
+        whole = tuple(tensors.values())
+        quantisation = kind.quantisation(whole)
+    else:
+        from ..quantised import modules as quantised  # takes 10 ms that a GGUF file need not wait for
+
+        whole = tuple(quantised.assemble(tensors.values(), config))
+        quantisation = kind.quantisation(whole) or quantised.quantisation(whole)
     return Checkpoint(
         found.name,
         found.commit,
@@ -268,13 +279,13 @@ def _checkpoint_from(found: remote.CheckpointParts, location: Path | None = None
         kind,
         whole,
         {file: stored for file, (_, stored) in found.listed.items()},
-        kind.quantisation(whole) or quantised.quantisation(whole),
+        quantisation,
         (*found.warnings, *lost, *sharing.lines(found.config)),
         adapter,
     )
 
 
-def _adapter(tensors: Iterable[str], found: remote.CheckpointParts) -> Mapping[str, Any]:
+def _adapter(tensors: Iterable[str], found: CheckpointParts) -> Mapping[str, Any]:
     """adapter_config.json beside the files of an adapter, or the same from its header; {} if there is none, and for
     anything else."""
     if found.format.stands_alone:

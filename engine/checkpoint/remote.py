@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import escape
 from hashlib import blake2b
@@ -17,13 +17,13 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from ..errors import InputError, printable
 from ..formats import registry
-from ..formats.format import Format, Listings, Origin, Ranged
+from ..formats.format import Listings, Origin, Ranged
 from ..formats.guarded import parse_json, read_json
 from ..formats.parts import siblings
-from ..formats.tensor import FileStamp, Tensor
 from ..quantised import settings
 from ..spectrum import Source, digest
 from . import hub, native
+from .contents import CheckpointParts, RemoteListing
 from .descriptions import with_descriptions
 from .model_files import left_out, weight_map_of
 from .ranges import RemoteFile, ServerReply
@@ -37,23 +37,7 @@ CONNECTIONS = 32
 """Requests at a time: 160 headers at 0.2 s each come within a second."""
 _MAX_JSON = 100_000_000
 
-RemoteListing = tuple[list[Tensor], FileStamp | RemoteFile]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointParts:
-    """The contents of a Checkpoint. `named` maps tensor names to files, from an index; `adapter` is the
-    adapter_config.json that was fetched already, {} if there was none."""
-
-    name: str
-    commit: str
-    config: Mapping[str, Any]
-    format: Format
-    listed: Mapping[Path, RemoteListing]
-    named: Mapping[str, str]
-    warnings: tuple[str, ...] = ()
-    adapter: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _ListedFile(NamedTuple):

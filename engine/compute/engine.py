@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..checkpoint.open import Checkpoint
 from ..checkpoint.retries import Watch
@@ -23,12 +24,12 @@ from .events import (
     StayBounds,
     Stopped,
 )
-from .job import SECOND, Job
-from .outcomes import Outcomes, Sink
-from .queue import JobQueue
-from .reader import Reader
-from .reporter import Reporter
-from .worker_thread import Solver, groups, own_stream
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .outcomes import Sink
+    from .reader import Reader
+    from .worker_thread import Solver
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,17 @@ class Engine:
     """
 
     def __init__(self, sink: Sink, listener: Listener, settings: ComputeSettings | None = None) -> None:
+        # These take 60 ms, and importing this module should not: it is needed for the first screen.
+        from .elsewhere import Elsewhere
+        from .outcomes import Outcomes
+        from .queue import JobQueue
+        from .reporter import Reporter
+
         self._sink = sink
         self._settings = settings or ComputeSettings()
         self._queue = JobQueue()
         self._reporter = Reporter(listener)
         self._outcomes = Outcomes(sink, self._queue, self._reporter, not self._settings.is_worker)
-        from .elsewhere import Elsewhere  # takes 40 ms, and importing this module should not
-
         self._elsewhere = Elsewhere(
             self._settings.device,
             self._settings.threads,
@@ -209,6 +214,9 @@ class Engine:
                     self._spawn(self._work, f"rankscope-{device.name}-{number}", device, threads, run)
 
     def _read(self, found: Sequence[Device]) -> None:
+        from .job import SECOND
+        from .reader import Reader
+
         if self._settings.gives_way:
             devices.give_way()
         reader = Reader()
@@ -255,6 +263,9 @@ class Engine:
             self._reporter.tell(StayBounds(tuple(lost)))
 
     def _work(self, device: Device, threads: int, run: Run) -> None:
+        from .job import SECOND
+        from .worker_thread import Solver, own_stream
+
         if self._settings.gives_way:
             devices.give_way()
         if devices.is_gpu(device.name):
@@ -274,6 +285,8 @@ class Engine:
                     self._solve(solver, jobs)
 
     def _solve(self, solver: Solver, jobs: list[Job]) -> None:
+        from .worker_thread import groups
+
         for group in groups(jobs, solver.limit_of):
             for projection, _ in group:
                 self._reporter.tell(Started(projection, solver.device))

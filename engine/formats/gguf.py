@@ -19,7 +19,6 @@ from ..weights import TORCH_NAMES, Packed, Weights
 from . import foreign
 from .format import Ends, Listing, Origin, Parsed, Ranged
 from .ggml_types import GGML_TYPES, UNREAD
-from .gguf_blocks import gguf_matrix, is_on_device
 from .gguf_header import (
     MAGIC,
     Described,
@@ -104,6 +103,8 @@ class Gguf(Ranged):
         """
         if tensor.dtype in TORCH_NAMES:
             return read_plain(tensor, stored, landing)
+        from .gguf_blocks import gguf_matrix, is_on_device  # not needed for the first screen
+
         blocks, seen = read_bytes(tensor, stored, landing if is_on_device(tensor.dtype) else HOST)
         try:
             return gguf_matrix(blocks, tensor.dtype, tensor.shape), seen
@@ -136,6 +137,8 @@ class Gguf(Ranged):
         packed until they are solved."""
         if tensor.dtype in TORCH_NAMES:
             return super().bytes_on(device, tensor)
+        from .gguf_blocks import is_on_device  # not needed for the first screen
+
         if device != "cpu" and is_on_device(tensor.dtype):
             return tensor.stored_bytes
         return tensor.stored_bytes + 4 * math.prod(tensor.shape[-2:])

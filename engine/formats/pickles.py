@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from pickletools import genops
 from typing import BinaryIO
 
 from ..errors import InputError, printable
 
+ZIP = b"PK\x03\x04"
+"""The first bytes of an archive that torch.save writes; its pickle is a record of it."""
 _COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
 _NUMBERED = 16
 """The bytes that Python's table of objects takes for each number up to the largest."""
@@ -34,6 +35,8 @@ def check_pickle(file: Path, pickle: BinaryIO, size: int) -> None:
         InputError: it names something else.
         ValueError: its objects would take more memory than ten times the file and 10 MB, or are too many.
     """
+    from pickletools import genops  # not needed for the first screen
+
     left = min(10 * size + 10_000_000, _MAX_OBJECTS)
     for opcode, argument, _ in genops(pickle):
         left -= _COSTS.get(opcode.name, 64)

@@ -26,11 +26,10 @@ from . import foreign
 from .format import Ends, Listing, Listings, Origin, Parsed, Ranged
 from .guarded import open_regular
 from .parts import grouped, is_part
-from .pickles import bad_file, check_pickle, damaged
+from .pickles import ZIP, bad_file, check_pickle, damaged
 from .safetensors import DTYPE_BITS
 from .tensor import FileAccess, FileStamp, Tensor, identify, read_plain
 from .torch_pickle import StoredTensor, Unpickler
-from .torch_zip import ZIP, header_of, opened, pickle_of, storages_in, unread_in_part
 
 INDEX = "pytorch_model.bin.index.json"
 _DIFFUSERS = "diffusion_pytorch_model.bin"
@@ -101,6 +100,8 @@ class PyTorch(Ranged):
 
     def header(self, ends: Ends, size: int, file: Path) -> bytes:
         """See Ranged: everything except the storages; nothing is unpickled yet."""
+        from .torch_zip import header_of, unread_in_part  # not needed for the first screen
+
         _refuse_trainer_state(file)
         head = ends.first(foreign.HEAD)
         if head.startswith(ZIP):
@@ -111,6 +112,8 @@ class PyTorch(Ranged):
 
     def parse(self, header: bytes, file: Path, size: int, source: Source, origin: Origin) -> Parsed:
         """See Ranged."""
+
+        from .torch_zip import opened
 
         def listed() -> list[Any]:
             archive, places = opened(header, size)
@@ -207,6 +210,8 @@ def _load_local(file: Path, head: bytes) -> tuple[object, Mapping[str, _Place]]:
     with open_regular(file) as handle:
         if head.startswith(_LEGACY):
             return _load_legacy(file, _Bounded(io.FileIO(handle.fileno(), closefd=False)))
+        from .torch_zip import storages_in
+
         with ZipFile(handle) as archive:
             return _load_zip(file, archive, file.stat().st_size, storages_in(handle, archive))
 
@@ -215,6 +220,8 @@ def _load_zip(
     file: Path, archive: ZipFile, size: int, places: Mapping[str, _Place]
 ) -> tuple[object, Mapping[str, _Place]]:
     """What an archive of `size` bytes with storages at these places holds."""
+    from .torch_zip import pickle_of
+
     unpickler = Unpickler(io.BytesIO(pickle_of(archive, file, size)))
     found = unpickler.load()
     if {key: size for key, size in unpickler.records.items() if size} != {k: n for k, (_, n) in places.items() if n}:

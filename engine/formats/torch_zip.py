@@ -18,9 +18,8 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from ..errors import InputError
 from .format import Ends
-from .pickles import bad_file, check_pickle, damaged
+from .pickles import ZIP, bad_file, check_pickle, damaged
 
-ZIP = b"PK\x03\x04"
 MAX_HEADER = 100_000_000
 """The most bytes that are fetched from each end; 100,000 tensors take 15 MB of pickle and 10 MB of directory."""
 _MORE = 100_000

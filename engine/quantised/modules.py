@@ -20,7 +20,7 @@ from ..formats.tensor import FileAccess, Scheme, Tensor
 from ..landing import Landing
 from ..spectrum import digest
 from ..weights import host_array, settled
-from . import effective, packed_words, schemes
+from . import effective, schemes
 from .checked_parts import FLOATS, Parts, QuantisedMatrix
 from .packed import PackedMatrix, is_by_expert, stays_packed
 from .schemes import BNB4, FP8, FP8_SCALES
@@ -211,6 +211,8 @@ def _reader_of(parts: Parts, settings: QuantisationSettings) -> _Reader | str | 
 
 def _by_names(parts: Parts) -> _Reader | None:
     """The function for parts of these names, None if the names do not tell."""
+    from . import packed_words  # not needed for the first screen
+
     if "weight_packed" in parts:
         return packed_words.packed if parts["weight_packed"].dtype == "I32" else schemes.fp4
     if parts.keys() & {"qweight", "qzeros"}:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from app_looking import SMALL, exploring
+from rich.table import Table
 from textual.binding import Binding, BindingType
 from textual.events import Key
 from textual.widgets import Input
@@ -83,6 +85,21 @@ async def test_help_lists_every_key_of_the_pane_and_every_mark(llama: Path, root
             assert any(line.startswith(f"{word} {meaning[:30]}") for line in lines)
         await view.press("escape")
         assert view.app.screen is view.app.explorer
+
+
+async def test_help_lays_its_two_tables_out_once(llama: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out = []
+    console = Table.__rich_console__
+
+    def counted(table: Table, *given: Any) -> Any:
+        laid_out.append(table.row_count)
+        return console(table, *given)
+
+    monkeypatch.setattr(Table, "__rich_console__", counted)
+    async with exploring(llama, root, SMALL) as view:
+        await view.press("question_mark", "ctrl+d", "G")
+        assert len(laid_out) == len(set(laid_out)) == 2
+        await view.press("escape")
 
 
 async def test_help_can_be_read_to_its_end_on_a_small_screen(llama: Path, root: Path) -> None:

@@ -9,6 +9,7 @@ from app_looking import SMALL, exploring
 from app_models import LLAMA, fill, llama_weights, matrix, rank_in, save_model
 
 from rankscope.tui.data.series_model import open_series
+from rankscope.tui.data.tour import Tour
 
 STEPS = (100, 200, 1000, 2000, 3000)
 
@@ -71,3 +72,47 @@ async def test_cells_hold_all_layers_and_nothing_is_computed(folders: dict[int, 
         assert view.foot == "a plan is for one model: open it alone"
         assert not view.has_engine
         assert all("failed" not in toast.message for toast in view.app._notifications)
+
+
+async def test_words_name_what_the_keys_move_along(folders: dict[int, Path], root: Path) -> None:
+    names = [str(folders[step]) for step in (100, 200)]
+    async with exploring(open_series(names, root), root, (120, 60)) as view:
+        await view.press("3", "question_mark")
+        helped = {" ".join(line.split()) for line in view.box}
+        assert {
+            "J The same role in the next step", "K The same role in the previous step",
+            "L The next role of the step", "H The previous role of the step",
+            "up k Previous step; in the overview: role", "left h Previous role; in the overview: step",
+            "home g First step", "end G Last step",
+            "3 Threshold ranks by step and role", "4 The number that u chooses by step, one line a role",
+        } <= helped  # fmt: skip
+        await view.press("escape")
+        assert "  JK step" in view.foot
+        found = {command.title: command.help for command in view.app.get_system_commands(view.app.explorer)}
+        assert found["next step"] == "The same role in the next step (J)"
+        assert found["heatmap: up"] == "Previous step; in the overview: role (up k)"
+        assert not [title for title in found if "layer" in title and title != "layers"]
+        await view.press("colon")
+        await view.sees(": 12: step 12; k 512; ")
+        await view.type("77")
+        assert view.foot == "there is no step 77 here: there are 100 to 200"
+        await view.press("colon")
+        await view.type("nothing")
+        assert view.foot.startswith("no command 'nothing': :12 goes to step 12; ")
+        await view.press("2", "z")
+        assert view.foot == "a chart a step: z goes back to one chart of the selection"
+
+
+async def test_the_tour_of_a_series_and_its_chart_name_the_models(folders: dict[int, Path], root: Path) -> None:
+    chat = folders[100].rename(folders[100].with_name("chat"))
+    async with exploring(open_series([str(chat), str(folders[200])], root), root) as view:
+        tour = Tour.of(view.app.explorer.state)
+        assert tour is not None
+        steps = [step.shows for step in tour.steps(view.app.explorer.state)]
+        assert steps[2] == "k90 by model and role: components with 90 % of energy"
+        assert steps[5] == "the same by model: where does value need more?"
+        assert tour.answer(view.app.explorer.state)[0].startswith("Which model's value projection needs most ")
+        await view.press("4", "J")
+        await view.rests()
+        assert view.app.explorer.painting is not None
+        assert view.pane("chart")[-2].strip().endswith("model.1")

@@ -40,11 +40,20 @@ async def main():
 asyncio.run(main())
 print(*sorted(sys.modules))
 """
+LATER = """
+    engine.checkpoint.remote engine.compute.outcomes engine.compute.queue engine.compute.reader engine.compute.reporter
+    engine.compute.worker_thread engine.formats.gguf_blocks engine.plan.plan_file engine.quantised.modules
+    tui.data.glossary tui.data.latent_ranks tui.data.records tui.data.tour tui.data.view_records
+    tui.screens.command_line tui.screens.completing
+"""
 LISTING = """
 import sys
 from pathlib import Path
 import rankscope.tui.cli.launch, rankscope.tui.screens.app, rankscope.tui.screens.picker
+from rankscope.tui.data.named import resolve
+from rankscope.tui.data.views import VIEWS
 rankscope.tui.screens.picker.choices(Path(sys.argv[1]))
+widgets = [resolve(view.widget) for view in VIEWS if view.widget]
 print(*sorted(sys.modules))
 """
 
@@ -69,3 +78,5 @@ def test_starting_and_picking_import_neither_torch_nor_the_charts(root: Path) ->
     (modules,) = _run(LISTING, root)
     assert "textual" in modules.split()
     assert not set(modules.split()) & {"torch", "plotext", "gguf", "transformers"}
+    assert "rankscope.tui.widgets.plan_map" in modules.split()
+    assert not set(modules.split()) & {f"rankscope.{name}" for name in LATER.split()}

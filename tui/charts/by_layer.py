@@ -72,7 +72,7 @@ def _lens(pair: Pair, request: Request) -> Lens:
 def _selected_position(request: Request) -> tuple[float, str] | None:
     """The place of the selected layer on the x axis, and its name."""
     row = selected_row(request)
-    return None if row is None else (_positions(request.grid)[request.grid.rows.index(row)], f"layer {row.label}")
+    return None if row is None else (_positions(request.grid)[request.grid.rows.index(row)], request.grid.named(row))
 
 
 def selected_row(request: Request) -> Row | None:

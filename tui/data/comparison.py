@@ -13,7 +13,6 @@ from .latent_columns import latent_measures
 from .lens import Lens
 from .measures import ENERGY
 from .pair import Side
-from .records import of_rows
 from .table_rows import Field, fields_of, has_twins, load
 
 MOST_MARKS = 8
@@ -73,6 +72,8 @@ class Comparison:
 
     def records(self) -> Iterator[dict[str, object]]:
         """Yield one record per column, for a file."""
+        from .records import of_rows  # not needed for the first screen
+
         for column in self.columns:
             yield from of_rows(self._fields[column.side], [column.projection])
 

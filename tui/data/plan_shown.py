@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rankscope.engine.errors import InputError, printable
-from rankscope.engine.plan.plan_file import Cost, Objective, PlanRow, Scope
 from rankscope.engine.spectrum import Projection
 
 from .filter import find
@@ -16,6 +15,7 @@ from .wording import WEIGHTS_ONLY, percent
 
 if TYPE_CHECKING:
     from rankscope.engine.moment import Weighting
+    from rankscope.engine.plan.plan_file import Cost, Objective, PlanRow, Scope
 
     from .planner import Planned, Planner
     from .session import Session

@@ -96,7 +96,7 @@ class ExplorerState(ViewState):
         if row is None:
             others = [r.layer for r in self.grid.rows if r.tower == tower and r.layer is not None]
             known = f": there are {min(others)} to {max(others)}" if others else ""
-            self.say(f"there is no layer {layer} here{known}")
+            self.say(f"there is no {self.grid.rows_are} {layer} here{known}")
         else:
             self.select(self.selection.in_row(self.grid, row))
 
@@ -332,8 +332,9 @@ class ExplorerState(ViewState):
                 one = "large charts, as many thresholds as fit beside each other: z makes them small"
             else:
                 self.small = not self.small
-                several = "a chart a layer: z goes back to one chart of the selection"
-                one = "one chart of the selection: z shows a chart a layer"
+                each = self.grid.rows_are
+                several = f"a chart a {each}: z goes back to one chart of the selection"
+                one = f"one chart of the selection: z shows a chart a {each}"
             self.changed(Change.AXES)
             self.say(several if (self.panels and view.over_layers) or (self.small and not view.over_layers) else one)
             return

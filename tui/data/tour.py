@@ -45,15 +45,16 @@ class Tour:
 
     def steps(self, state: ExplorerState) -> Sequence[TourStep]:
         """The steps in their order."""
+        rows = state.grid.rows_are
         role, found = self.column.role, f"{len(self.projections)} {self.column.role} projections"
         k, energy = BY_NAME["k"].titled(state.threshold), f"{percent(state.threshold)} %"
         return (
             TourStep(f"/{self._filter(state)} enter", f"only the {found}, in every view", self._is_filtered),
             TourStep("s, then y", "computes and saves them; it takes seconds to minutes", self._is_computed),
-            TourStep("3", f"layers x roles: {k}, components with {energy} of energy", _is_at(View.HEATMAP)),
+            TourStep("3", f"{k} by {rows} and role: components with {energy} of energy", _is_at(View.HEATMAP)),
             TourStep("u, k/k0, enter", "over that of noise: below 1 there is structure", _has_unit("k/k0")),
             TourStep("u, k/k*, enter", "over break-even: above 1 two factors cost more", _has_unit("k/k*")),
-            TourStep("4", f"the same by layer: where does {role} need more?", _is_at(View.LAYERS)),
+            TourStep("4", f"the same by {rows}: where does {role} need more?", _is_at(View.LAYERS)),
             TourStep(f"2, then :k {self.rank} enter", "how much half of the components keep", _has_rank),
         )  # fmt: skip
 
@@ -66,8 +67,8 @@ class Tour:
         k = BY_NAME["k"].titled(threshold)
         (least, low), (most, high) = (find(known, key=lambda pair: pair[0]) for find in (min, max))
         lines = [
-            f"Which layer's {self.column.role} projection needs most components for {percent(threshold)} % of its "
-            "energy, and would factoring it save anything?",
+            f"Which {state.grid.rows_are}'s {self.column.role} projection needs most components for "
+            f"{percent(threshold)} % of its energy, and would factoring it save anything?",
             "",
             f"{high.address}: {k} is {most} of {high.count}; the least is {least}, of {low.address}.",
         ]

@@ -11,16 +11,16 @@ from rankscope.engine.spectrum import Projection, Values
 
 from . import records
 from .comparison import Comparison
-from .delta_numbers import DeltaNumbers, columns_at, records_of
 from .grid import Grid
-from .latent_ranks import Ranks
-from .latent_ranks import record as latent_record
 from .lens import Lens
 from .pair import Curve
 from .table_rows import Field
 
 if TYPE_CHECKING:
     from rankscope.engine.plan.plan_file import PlanRow
+
+    from .delta_numbers import DeltaNumbers
+    from .latent_ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,9 @@ def of_directions(content: Content) -> Records:
 
 def of_mla(content: Content) -> Records:
     """One record per layer and threshold."""
-    return (latent_record(r, threshold) for threshold, ranks in content.latent.items() for r in ranks)
+    from .latent_ranks import record  # not needed for the first screen
+
+    return (record(r, threshold) for threshold, ranks in content.latent.items() for r in ranks)
 
 
 def of_heads(content: Content) -> Records:
@@ -98,6 +100,8 @@ def of_heads(content: Content) -> Records:
 
 def of_delta(content: Content) -> Records:
     """One record per difference and threshold."""
+    from .delta_numbers import columns_at, records_of  # not needed for the first screen
+
     for threshold, changes in content.changes.items():
         yield from records_of(changes, threshold, columns_at(threshold))
 

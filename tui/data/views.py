@@ -86,7 +86,7 @@ VIEWS: tuple[ViewSpec, ...] = (
     ViewSpec(
         "heatmap",
         View.HEATMAP,
-        "Threshold ranks, layers x roles",
+        "Threshold ranks by layer and role",
         ViewPlace.TOP,
         widget="widgets.heatmap:Heatmap",
         csv="data.view_records:of_heatmap",

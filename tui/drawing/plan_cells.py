@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean, median
+from typing import TYPE_CHECKING
 
-from rankscope.engine.plan.plan_file import PlanRow
 from rankscope.engine.spectrum import Projection
 
 from ..data.contrast import Contrast
@@ -17,6 +17,9 @@ from ..data.plan_shown import ShownPlan
 from ..data.spread import half_range
 from .cell import Cell, of_state, written_forms
 from .cells import Look
+
+if TYPE_CHECKING:
+    from rankscope.engine.plan.plan_file import PlanRow
 
 RANK_KEPT = replace(BY_NAME["k"], heading="rank", shaded_by="percent")
 DENSE = ("dense", "=")

@@ -114,18 +114,17 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
             if command.title not in ("Quit", "Keys"):
                 yield command
         yield SystemCommand("tour", "Two minutes, a step a line, to an answer (:tour)", self.explorer.guide.turn)
-        pane = self.explorer.focused_pane
+        pane, rows = self.explorer.focused_pane, self.explorer.state.grid.rows_are
         for prefix, owner, bindings in (
             ("", self.explorer, keys.EXPLORER),
             ("", self.explorer, keys.PLAN if self.explorer.state.shows_plan else []),
             (f"{pane.id}: ", pane, keys.pane_table(pane.id or "")),
             ("", self, keys.at_any_time(self._config.suspend)),
         ):
-            for binding in bindings:
-                if isinstance(binding, Binding):
-                    help_text = f"{binding.tooltip} ({keys.shown_keys(binding, self._config.keymap)})"
-                    run = partial(self._run_binding, binding, owner)
-                    yield SystemCommand(prefix + binding.description, help_text, run)
+            for binding in keys.worded(bindings, rows):
+                help_text = f"{binding.tooltip} ({keys.shown_keys(binding, self._config.keymap)})"
+                run = partial(self._run_binding, binding, owner)
+                yield SystemCommand(prefix + binding.description, help_text, run)
 
     def _run_binding(self, binding: Binding, owner: DOMNode) -> None:
         self.call_later(self.run_action, binding.action, owner)

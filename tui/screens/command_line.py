@@ -11,6 +11,7 @@ from textual.binding import Binding
 from rankscope.engine.errors import InputError, printable
 
 from ..data.contrast import Contrast
+from ..data.grid import LAYER
 from ..data.measures import unit_of
 from ..settings.keys import EXPLORER
 from ..settings.plan_words import plan_wish
@@ -21,10 +22,11 @@ ALONE = ("tour",)
 _SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
 
 
-def parse_command(text: str) -> tuple[str, str]:
+def parse_command(text: str, rows: str = LAYER) -> tuple[str, str]:
     """`12` -> ("layer", "12"); `t 97` -> ("threshold", "0.97"); `k 512` -> ("k", "512"); `filter key`.
 
     The id of any of the explorer's actions, or the last part of it, gives that action without an argument.
+    `rows`: what a number goes to, as Grid.rows_are; for the error.
 
     Raises:
         InputError: no such command, or an argument that does not fit.
@@ -44,7 +46,7 @@ def parse_command(text: str) -> tuple[str, str]:
         return action, ""
     if name in _WITH_ARGUMENT:
         raise InputError(f":{name} needs an argument: {EXAMPLES[name]}")
-    raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; {'; '.join(EXAMPLES.values())}; :quit")
+    raise InputError(f"no command {printable(name)!r}: :12 goes to {rows} 12; {'; '.join(EXAMPLES.values())}; :quit")
 
 
 def command_names() -> set[str]:

@@ -6,17 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import ClassVar
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.css.styles import RulesMap
 from textual.events import Key
 from textual.screen import ModalScreen
+from textual.strip import Strip
+from textual.style import Style
+from textual.visual import RenderOptions, Visual
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from ..data.glossary import GLOSSARY
 from ..settings import keys
 
 QUIET_SECONDS = 0.3
@@ -135,6 +139,34 @@ class Reading(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
 
+class TableVisual(Visual):
+    """A table that is laid out once for each width. While a screen is laid out and painted Textual asks several times
+    for the height and the lines of what it shows, and a Rich table would be laid out anew each time."""
+
+    def __init__(self, table: Table, console: Console) -> None:
+        self._table = table
+        self._console = console
+        self._lines: dict[int, list[Strip]] = {}
+
+    def _laid_out(self, width: int) -> list[Strip]:
+        if width not in self._lines:
+            lines = self._console.render_lines(self._table, self._console.options.update(width=width, height=None))
+            self._lines[width] = [Strip(line) for line in lines]
+        return self._lines[width]
+
+    def get_optimal_width(self, rules: RulesMap, container_width: int) -> int:  # noqa: ARG002 - Textual's signature
+        """As wide as what holds it."""
+        return container_width
+
+    def get_height(self, rules: RulesMap, width: int) -> int:  # noqa: ARG002 - Textual's signature
+        """The number of lines at this width."""
+        return len(self._laid_out(width))
+
+    def render_strips(self, width: int, height: int | None, style: Style, options: RenderOptions) -> list[Strip]:  # noqa: ARG002
+        """The first lines, all of them without a height, in the widget's style."""
+        return [line.apply_style(style.rich_style) for line in self._laid_out(width)[:height]]
+
+
 class Help(ModalScreen[None]):
     """The keys of the explorer and of the focused pane, the meaning of the marks, and the glossary."""
 
@@ -142,33 +174,30 @@ class Help(ModalScreen[None]):
 
     def __init__(
         self,
-        sections: Iterable[tuple[str, Iterable[BindingType]]],
+        sections: Iterable[tuple[str, Iterable[Binding]]],
         legend: Iterable[tuple[str, str]],
         keymap: Mapping[str, str],
     ) -> None:
         super().__init__()
         self._sections = [
-            *(
-                (title, [(keys.shown_keys(b, keymap), b.tooltip) for b in bound if isinstance(b, Binding)])
-                for title, bound in sections
-            ),
+            *((title, [(keys.shown_keys(b, keymap), b.tooltip) for b in bound]) for title, bound in sections),
             ("marks in tree and heatmap", list(legend)),
         ]
-        self._words = Static(self._table([("words", [(word, meaning) for word, meaning in GLOSSARY])]))
 
     def compose(self) -> ComposeResult:
+        from ..data.glossary import GLOSSARY  # not needed for the first screen
+
         with VerticalScroll(id="box") as box:
             box.border_title = "keys, marks, words"
             box.border_subtitle = "j k scroll   G words   g keys   esc closes"
-            yield Static(self._table(self._sections))
-            yield self._words
+            yield self._table(self._sections)
+            yield self._table([("words", GLOSSARY)], "glossary")
 
     def action_close(self) -> None:
         """Go back to the explorer."""
         self.dismiss(None)
 
-    @staticmethod
-    def _table(sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Table:
+    def _table(self, sections: Iterable[tuple[str, Iterable[tuple[str, str]]]], ident: str | None = None) -> Static:
         """A table of two columns, with a heading for each section and an empty line between sections."""
         table = Table.grid(padding=(0, 2))
         for title, rows in sections:
@@ -176,11 +205,11 @@ class Help(ModalScreen[None]):
             for key, text in rows:
                 table.add_row(Text(key), Text(text))
             table.add_row()
-        return table
+        return Static(TableVisual(table, self.app.console), id=ident)
 
     def action_words(self) -> None:
         """Go to the first line of the glossary."""
-        self.query_one(VerticalScroll).scroll_to_widget(self._words, top=True, animate=False)
+        self.query_one(VerticalScroll).scroll_to_widget(self.query_one("#glossary"), top=True, animate=False)
 
     def action_top(self) -> None:
         """Go to the first key."""

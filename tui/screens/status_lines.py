@@ -34,13 +34,14 @@ STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A, delta", "sid
 THRESHOLD, WEIGHT = Hint("t", "threshold", "threshold.next"), Hint("w", "weighting", "weight")
 QUIT = Hint("q", "quit", "quit")
 OUTLIER, ZOOM = Hint("b", "outlier", "outlier.next"), Hint("z", "overview", "zoom")
+ROW = Hint("JK", LAYER)
 CUT = (Hint("+", "cut more", "plan.more"), Hint("-", "cut less", "plan.less"))
 _LAST = next(key for key in sorted(BY_KEY) if key + 1 not in BY_KEY)
 """Every digit up to this one is the key of a view."""
 HINTS = (
     Hint(f"0-{_LAST}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
     THRESHOLD, Hint("u", "unit", "unit"), Hint("?", "help", "help"),
-    QUIT, Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
+    QUIT, ROW, Hint("HL", "role"), Hint("space", "mark", "mark"),
     ZOOM, Hint("f", "full screen", "full"),
     Hint(", .", "rank"), Hint("a", "axes", "axes"), Hint("e", "export", "export"),
     Hint("tab", "pane", "pane.next"), Hint(":", "command", "command"), Hint("ctrl+p", "palette"), WEIGHT,
@@ -206,11 +207,16 @@ def shown_hints(
     shows_plan: bool = False,
     zoom: Hint = ZOOM,
     own: tuple[Hint, ...] = (),
+    rows: str = LAYER,
 ) -> tuple[Hint, ...]:
     """The keys for the last line. They depend on whether something is computed (`is_busy`), whether there are two
     models, whether a weighting is on, and whether a plan is shown. `zoom` says where ZOOM goes; `own` are keys of the
-    focused pane, which come after QUIT."""
-    moved = {QUIT: (QUIT, *(THRESHOLD,) * is_weighted, *own), ZOOM: () if zoom in own else (zoom,)}
+    focused pane, which come after QUIT; `rows`, as Grid.rows_are, is the word of ROW."""
+    moved = {
+        QUIT: (QUIT, *(THRESHOLD,) * is_weighted, *own),
+        ZOOM: () if zoom in own else (zoom,),
+        ROW: (ROW._replace(word=rows),),
+    }
     if is_weighted:
         moved |= {THRESHOLD: (WEIGHT,), WEIGHT: ()}
     rest = (shown for hint in HINTS for shown in moved.get(hint, (hint,)) if not (is_busy and hint is SCAN))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from textual.binding import Binding, BindingType
 
+from ..data.grid import LAYER
 from ..data.views import keyed
 
 SUSPEND = "suspend"
@@ -256,6 +259,18 @@ def first_key(ident: str, keymap: Mapping[str, str]) -> str:
     """The first key of one of the explorer's bindings, as a person writes it."""
     key = keys_of(EXPLORER, ident, keymap)[0]
     return NAMES.get(key, key)
+
+
+def worded(table: Iterable[BindingType], rows: str) -> list[Binding]:
+    """The keys of a table, in their names and help texts `rows` (Grid.rows_are) for the word layer: a series has steps,
+    or whatever its models are called."""
+
+    def said(text: str) -> str:
+        return re.sub(rf"\b{LAYER}\b", rows, text)
+
+    return [
+        replace(b, description=said(b.description), tooltip=said(b.tooltip)) for b in table if isinstance(b, Binding)
+    ]
 
 
 def shown_keys(binding: Binding, keymap: Mapping[str, str]) -> str:

@@ -7,12 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from rankscope.engine.errors import InputError, printable
-from rankscope.engine.plan.plan_file import COSTS, OBJECTIVES, SCOPES
 
 from ..data.plan_shown import PlanWish
 from .values import cut, positive
 
-_PLAN_CHOICES = {"of": SCOPES, "objective": OBJECTIVES, "cost": COSTS}
 _PLAN_WORDS = (
     "of=projections|total, uniform, filter=GLOB, min-rank=K, multiple=K, objective=parameters|relative|absolute, "
     "cost=factors|pifa"
@@ -25,6 +23,9 @@ def plan_wish(text: str, pattern: str = "") -> PlanWish:
     Raises:
         InputError: an unknown word, or a value that does not fit.
     """
+    from rankscope.engine.plan.plan_file import COSTS, OBJECTIVES, SCOPES  # not needed for the first screen
+
+    choices = {"of": SCOPES, "objective": OBJECTIVES, "cost": COSTS}
     share, *words = text.split()
     found: dict[str, Any] = {"pattern": pattern}
     try:
@@ -33,7 +34,7 @@ def plan_wish(text: str, pattern: str = "") -> PlanWish:
             name, has_value, value = word.removeprefix("--").partition("=")
             if name == "uniform" and not has_value:
                 found["uniform"] = True
-            elif value and name in _PLAN_CHOICES and value in _PLAN_CHOICES[name]:
+            elif value and name in choices and value in choices[name]:
                 found[name] = value
             elif value and name in ("min-rank", "multiple"):
                 found[name.replace("-", "_")] = positive(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.style import Style
 from textual.binding import BindingType
@@ -13,10 +13,12 @@ from textual.events import Resize, Show
 from rankscope.engine.spectrum import Projection
 
 from ..data.comparison import NOTHING, Comparison
-from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
 from .sheet import DIM, MARK_STYLES, PLAIN, Sheet
+
+if TYPE_CHECKING:
+    from ..data.view_records import Content
 
 LEAST_VALUE, LEAST_DIFFERENCE, GAP = 7, 7, 3
 

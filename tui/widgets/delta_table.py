@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.style import Style
 from textual.binding import BindingType
@@ -20,12 +20,14 @@ from ..data.delta_rows import DeltaRows
 from ..data.deltas import Apart, WithoutDifference
 from ..data.grid import Column as Place
 from ..data.grid import Grid, Row, Selection
-from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
 from .heatmap_table import shortened
 from .sheet import DIM, FOOTER, MARK_STYLES, PLAIN, Sheet
 from .table import LEAST_ADDRESS, MetricTable
+
+if TYPE_CHECKING:
+    from ..data.view_records import Content
 
 _WORDS = 3 + max(len("unchanged"), *map(len, Apart))
 """Characters of the column that shows a word if there is no number."""

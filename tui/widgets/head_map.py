@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
@@ -17,10 +17,12 @@ from rankscope.engine.spectrum import Projection
 from ..data.contrast import Contrast
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.head_rows import HeadRows, compares_with_noise, head_grid, label_of, lens_for
-from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
 from .heatmap import Heatmap
+
+if TYPE_CHECKING:
+    from ..data.view_records import Content
 
 
 class HeadMap(Heatmap, inherit_bindings=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -11,11 +12,13 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Grid, Selection
 from ..data.plan_shown import ShownPlan
-from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..drawing.plan_cells import PlanLook
 from ..drawing.shade_key import shade_key
 from .heatmap import Heatmap
+
+if TYPE_CHECKING:
+    from ..data.view_records import Content
 
 _EMPTY = Grid((), (), {})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.style import Style
 from textual.binding import BindingType
@@ -17,11 +17,13 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.table_rows import ADDRESS, Field, TableRows, fields_of, load, unread
-from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
 from .heatmap_table import shortened
 from .sheet import DIM, MARK_STYLES, PLAIN, Sheet
+
+if TYPE_CHECKING:
+    from ..data.view_records import Content
 
 LEAST_ADDRESS = 16
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from textual.scroll_view import ScrollView
@@ -11,8 +12,10 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.deltas import WithoutDifference
 from ..data.grid import Grid, Selection
-from ..data.view_records import Content
 from ..drawing.cells import Look
+
+if TYPE_CHECKING:
+    from ..data.view_records import Content
 
 
 class TopPane(ScrollView, can_focus=True, inherit_bindings=False):

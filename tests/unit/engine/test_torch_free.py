@@ -9,6 +9,7 @@ from pathlib import Path
 LISTING = ("errors", "checkpoint.open", "formats.gguf", "formats.safetensors", "catalogue.rules", "catalogue.tree")
 COMPUTING = ("compute.events", "compute.engine", "compute.devices", "compute.queue", "compute.reporter")
 ROOMS = (*LISTING, *COMPUTING, "spectrum", "derive.flip")
+LATER = ("checkpoint.remote", "formats.gguf_blocks", "formats.torch_zip", "quantised.modules", "quantised.schemes")
 OPENED = """
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.catalogue.tree import build_tree
@@ -66,6 +67,7 @@ def test_opening_the_demo_imports_neither_torch_nor_numpy() -> None:
     modules = _modules(ROOMS, OPENED + IDLE)
     assert "rankscope.engine.catalogue.tree" in modules
     assert not modules & {"torch", "numpy", "gguf", "safetensors", "h5py", "textual", "rich", "huggingface_hub"}
+    assert not modules & {f"rankscope.engine.{name}" for name in LATER}
 
 
 def test_metrics_need_numpy_alone() -> None:

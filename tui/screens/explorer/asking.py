@@ -8,7 +8,6 @@ from textual.timer import Timer
 
 from ...data.grid import Selection
 from ...widgets.prompt import Prompt
-from ..completing import Completer
 from ..memory import Commands
 from .background import Background
 
@@ -43,7 +42,9 @@ class Asking:
 
     def command(self) -> None:
         """Open the line for a command."""
-        hint = "12: layer 12; k 512; k q=96 kv=64; unit k/k0; tab completes; up: before"
+        from ..completing import Completer  # not needed for the first screen
+
+        hint = f"12: {self._state.grid.rows_are} 12; k 512; k q=96 kv=64; unit k/k0; tab completes; up: before"
         self._prompt.ask(":", "", hint, self._commands.lines, Completer(self._state).complete)
 
     def typed(self, kind: str, text: str) -> None:

@@ -16,7 +16,6 @@ from rankscope.engine.errors import cannot_write
 from ...data.chosen_weighting import weighted_by
 from ...data.comparison import headings_of
 from ...data.named import resolve
-from ...data.view_records import Content
 from ...data.views import BY_KEY, View, ViewPlace, ViewSpec
 from .. import clipboard
 from ..dialogs import Choice
@@ -105,6 +104,8 @@ class Exporter:
 
     def _csv(self) -> FileWriter:
         from rankscope.store.export import csv_text  # numpy, which the first paint does not import; the same below
+
+        from ...data.view_records import Content
 
         view, state = self._view, self._state
         content = Content((replace(state.lens),), state.rows, state.grid)

@@ -146,7 +146,9 @@ class ExplorerPanes(Screen[None]):
         own = [(f"in the {pane}", table)] if (table := keys.pane_table(pane)) else []
         own += [("while a plan shows", keys.PLAN)] if self.state.shows_plan else []
         everywhere = ("everywhere", [*keys.EXPLORER, *keys.at_any_time(self.config.suspend)])
-        self.app.push_screen(Help([*own, everywhere], LEGEND, self.config.keymap))
+        rows = self.state.grid.rows_are
+        sections = [(title, keys.worded(table, rows)) for title, table in (*own, everywhere)]
+        self.app.push_screen(Help(sections, LEGEND, self.config.keymap))
 
     def on_resize(self, _: Resize) -> None:
         self.state.changed(Change.LAYOUT)
@@ -197,7 +199,8 @@ class ExplorerPanes(Screen[None]):
         turns = (zoom,) if self.state.pane == View.HEATMAP or BY_KEY[self.state.pane].place is ViewPlace.CHART else ()
         own = (*(OUTLIER,) * (self.state.pane == View.HEATMAP), *turns)
         is_pair, is_weighted = self.pair.other is not None, bool(self.pair.weighting)
-        return shown_hints(is_busy, is_pair, is_weighted, self.state.shows_plan, zoom, own)
+        rows = self.state.grid.rows_are
+        return shown_hints(is_busy, is_pair, is_weighted, self.state.shows_plan, zoom, own, rows)
 
     @property
     def _zooms_to(self) -> str:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from rankscope.engine.errors import InputError, cannot_write
-from rankscope.engine.plan.plan_file import write_plan
 from rankscope.engine.spectrum import Projection
 
 from ...data.model import Model
@@ -133,6 +132,8 @@ class Planning:
         self._screen.post_message(BackgroundDone(partial(self._moved, plannable, plan)))
 
     def _write(self, path: Path, plan: ShownPlan) -> None:
+        from rankscope.engine.plan.plan_file import write_plan  # not needed for the first screen
+
         try:
             write_plan(path, plan.planned.plan)
         except OSError as error:

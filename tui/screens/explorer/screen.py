@@ -22,7 +22,6 @@ from ...data.views import View
 from ...settings.config import Config
 from ...settings.values import kept_ranks, reference_line
 from ...widgets.prompt import Prompt
-from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
 from ..memory import Commands, Memory
 from ..messages import BackgroundDone, EngineEvents
@@ -153,13 +152,15 @@ class Explorer(SelectionKeys):
 
     @on(Prompt.Answered)
     async def _prompt_answered(self, answer: Prompt.Answered) -> None:
+        from ..command_line import parse_command  # not needed for the first screen
+
         self.set_focus(self.focused_pane)
         self.state.changed(Change.LINES)
         text = self.asking.answered(answer.kind, answer.text)
         if not text:
             return
         try:
-            command, argument = parse_command(text)
+            command, argument = parse_command(text, self.state.grid.rows_are)
             await self._run_command(command, argument)
         except InputError as error:
             self.refuse(error)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ...data.changes import Change
-from ...data.tour import Tour, TourStep
 from ...widgets.line import Line
 from ..dialogs import Reading
 from .background import Background
+
+if TYPE_CHECKING:
+    from ...data.tour import Tour, TourStep
 
 
 class Guide:
@@ -26,6 +29,8 @@ class Guide:
             self._end()
             self._screen.state.say("the tour is ended; :tour starts it again")
             return
+        from ...data.tour import Tour  # not needed for the first screen
+
         self._tour = Tour.of(self._screen.state)
         if self._tour is None:
             self._screen.state.say("the tour needs a model with layers")
