@@ -11,11 +11,10 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import engine_fakes
 import pytest
-from distributed import Nanny, Scheduler, SpecCluster
 from engine_fakes import MemorySink, Recorder, llama
 from lapack_reference import lapack
 from safetensors.torch import load_file
@@ -26,12 +25,17 @@ from rankscope.engine.compute import cluster, far, share
 from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Failed, Notice, Started
 
+if TYPE_CHECKING:
+    from distributed import Nanny, SpecCluster
+
 GATE = Path(__file__).parent / "cluster_gate.py"
 
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[SpecCluster]:
     """A scheduler with a worker in the client's folder, one in an empty folder, and one in a copy of the client's."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
     (tmp_path / "here" / "model").mkdir(parents=True)
     (tmp_path / "nothing").mkdir()
     llama(tmp_path / "here" / "model", 40)
