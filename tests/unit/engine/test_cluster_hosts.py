@@ -58,7 +58,6 @@ async def close_all(nannies: Iterable[Nanny]) -> None:
 def test_workers_that_see_another_file_or_none_get_nothing_and_lost_ones_are_done_without(
     tmp_path: Path, hosts: SpecCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_fakes, "PATIENCE", 60.0)
     monkeypatch.setattr(far, "GONE_SECONDS", 0.0)
     monkeypatch.setitem(share._LEAST, "cpu", 1.0)
     monkeypatch.chdir(tmp_path / "here")
@@ -110,8 +109,8 @@ def test_a_killed_client_leaves_no_worker_not_even_one_that_stands_still(tmp_pat
     client.kill()
     ended: set[int] = set()
     while len(ended) < 2:
-        found = select.select([fd for fd in watched if fd not in ended], [], [], 5)[0]
-        assert found, "a worker outlived its client by 5 s"
+        found = select.select([fd for fd in watched if fd not in ended], [], [], engine_fakes.PATIENCE)[0]
+        assert found, "a worker outlived its client"
         ended.update(found)
     client.communicate()
     for fd in watched:
