@@ -62,7 +62,7 @@ def start(*words: str | Path, program: str = PROGRAM, **options: Any) -> subproc
 
 def finish(process: subprocess.Popen[str]) -> Ran:
     """Wait for the end of a process."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return Ran(process.returncode, out, err)
 
 

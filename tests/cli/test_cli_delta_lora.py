@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 import transformers
@@ -125,6 +124,7 @@ def test_peft_gives_every_module_its_rank_and_the_adapter_makes_b_of_a(
     tuned: Any, cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """The models themselves are not loaded."""
+    import peft
 
     def refuse(*_: object) -> None:
         raise AssertionError("a model is loaded")
@@ -154,6 +154,8 @@ def test_peft_gives_every_module_its_rank_and_the_adapter_makes_b_of_a(
 
 def given_by_peft(model: nn.Module, said: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
     """The rank and scale of each module and parameter as PEFT wraps them."""
+    import peft
+
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**said))
     found = {}
     for path, module in wrapped.base_model.model.named_modules():
@@ -180,6 +182,8 @@ def test_a_fused_module_under_a_weighting_has_the_rank_of_its_whole_change(
     tuned: Any, cli: Run, tmp_path: Path
 ) -> None:
     """By LAPACK on the change times the gains before it; the adapter loses the least that is possible at its rank."""
+    import peft
+
     held = tuned("phi3")
     words = ("delta", with_gains(held, tmp_path / "a"), held.other, "-t", "80", "--filter", "attention")
     ran = cli(*words, "--weight", "norm", "-o", tmp_path / "r.json", "--extract", tmp_path / "weighted")

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pandas
 import pytest
-import xarray
 from cli_models import HIDDEN, KV, SHAPES, Arrays, addresses, lapack, tensor_name, threshold_rank, write_llama
 from cli_process import Run
 
@@ -55,6 +53,8 @@ def test_h5py_finds_a_dataset_at_each_address(exported: Path, arrays: Arrays) ->
 
 
 def test_xarray_takes_the_scales_for_coordinates(exported: Path, arrays: Arrays) -> None:
+    import xarray
+
     true = lapack(arrays[tensor_name(KEY.replace("/", "."))])
     with xarray.open_dataset(exported, group=KEY, engine="h5netcdf") as found:
         assert dict(found.sizes) == {"component": KV, "threshold": 5}
@@ -67,6 +67,9 @@ def test_xarray_takes_the_scales_for_coordinates(exported: Path, arrays: Arrays)
 
 
 def test_pandas_has_a_row_a_projection(exported: Path, arrays: Arrays) -> None:
+    import pandas
+    import xarray
+
     true = [threshold_rank(lapack(arrays[tensor_name(address)]), 0.9) for address in addresses(1)]
     with h5py.File(exported) as file:
         recipe = re.search(r"pandas\.DataFrame\(.*?\.items\(\)\}\)", file.attrs["description"], re.DOTALL)

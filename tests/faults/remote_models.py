@@ -19,7 +19,7 @@ from rankscope.engine.spectrum import Projection, Spectrum
 
 NAME = "org/tiny"
 SHARD_1, SHARD_2 = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-PATIENCE = 20.0
+PATIENCE = 60.0
 END = 4000
 """The size of the first request for either end of a PyTorch file, in tests."""
 SHAPES = {

@@ -12,6 +12,7 @@ import pytest
 
 from rankscope.engine.errors import InputError
 from rankscope.engine.formats.format import Origin
+from rankscope.engine.formats.guarded import read_json
 from rankscope.engine.formats.safetensors import SAFETENSORS
 
 SIZE = 1_100_000
@@ -66,3 +67,14 @@ def test_a_large_header_of_a_file_with_weights_is_read(tmp_path: Path) -> None:
         out.truncate(8 + len(data) + 1000 * count)
     assert len(data) > 2**20
     assert len(SAFETENSORS.list_tensors(file, Origin("m", "")).tensors) == count
+
+
+def test_what_stands_within_strings_counts_as_no_values(tmp_path: Path) -> None:
+    """In more strings than are counted together, each with far more brackets, colons and commas than are around it."""
+    texts = {f"{n}": "{[,:" * 60 for n in range(5000)}
+    config, file = tmp_path / "config.json", tmp_path / "model.safetensors"
+    config.write_text(json.dumps(texts))
+    assert read_json(config) == texts
+    data = json.dumps({"__metadata__": texts, "w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    file.write_bytes(struct.pack("<Q", len(data)) + data + b"1")
+    assert len(SAFETENSORS.list_tensors(file, Origin("m", "")).tensors) == 1

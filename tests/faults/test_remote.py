@@ -18,6 +18,7 @@ from remote_models import (
     INDEX,
     NAME,
     ONE_FILE,
+    PATIENCE,
     QUERY,
     SECOND,
     SHARD_1,
@@ -202,7 +203,7 @@ def test_many_headers_are_fetched_side_by_side(hub: HubServer) -> None:
     beside = threading.Barrier(8)
 
     def together(status: int, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
-        beside.wait(10)
+        beside.wait(PATIENCE)
         return status, body, headers
 
     hub.odd["-of-00040"] = [Odd(together)]

@@ -92,7 +92,7 @@ def test_commands_are_those_of_the_programs(page: Path) -> None:
     for program, *words in commands(page):
         match program.rpartition("/")[2]:
             case "rankscope":
-                _parser().parse_args(words)
+                _parser(words).parse_args(words)
             case "rankscope-tui":
                 explorer.parse_args(words)
             case "make":

@@ -123,18 +123,24 @@ def main_tui(argv: Sequence[str] | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command of `rankscope`."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = _parser(words).parse_args(words)
     return _guarded(PROG, _run_headless, args)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of these words: commands whose names are not among them have no arguments, not even --help, as nearly
+    all of the time would go into those."""
     parser = Parser(
         PROG, description="Singular-value spectra and threshold ranks of model weights.", epilog=arguments.EXIT_CODES
     )
     options.add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
-        own = commands.add_parser(command.name, help=command.help, description=command.help)
+        is_named = command.name in words
+        own = commands.add_parser(command.name, help=command.help, description=command.help, add_help=is_named)
+        if not is_named:
+            continue
         if command.has_model:
             several = f"{arguments.MODEL_HELP}; several, or org/name@step*: a series"
             if command.is_of_series:

@@ -22,7 +22,7 @@ from rankscope.engine.solvers import batch
 from rankscope.engine.solvers.ladder import Rung, choose
 from rankscope.engine.spectrum import Projection, Spectrum
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds after which a wait is a failure; a passing test never waits that long."""
 
 T = TypeVar("T")

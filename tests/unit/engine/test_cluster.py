@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from cluster_control import BOTH, TWO, Control, assert_lapacks, block, states
 from derived_examples import FORMULAS, stacked
-from distributed.comm.utils import get_tcp_server_address
 from engine_fakes import MemorySink, Recorder, llama
 from hub_server import serve
 from huggingface_hub import close_session, constants
@@ -289,6 +288,8 @@ def test_another_version_gets_nothing_and_this_process_does_it(
 def test_a_client_without_the_credentials_is_refused(
     tmp_path: Path, heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from distributed.comm.utils import get_tcp_server_address
+
     processes = elsewhere._open[KEY][0]._processes
     assert processes is not None
     address = processes.scheduler_address

@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import peft
 import pytest
 import torch
 from torch import nn
@@ -43,6 +42,8 @@ def found_of(*names: str, is_turned: bool = False) -> LoraModules:
 
 
 def wrapped(config: dict[str, Any]) -> dict[str, tuple[int, float]]:
+    import peft
+
     model = peft.get_peft_model(Towers(), peft.LoraConfig(**config)).base_model.model
     return {
         path: (module.r["default"], module.scaling["default"])

@@ -71,7 +71,7 @@ def test_hard_matrices_match_lapack(n: int, width: int) -> None:
         assert (np.diff(row) >= 0).all(), name
 
 
-@pytest.mark.parametrize(("n", "width"), [(1, 4), (2, 4), (33, 16), (100, 32)])
+@pytest.mark.parametrize(("n", "width"), [(1, 4), (2, 4), (33, 16), (70, 32)])
 def test_a_batch_of_one_is_solved_as_in_company(n: int, width: int) -> None:
     grams = torch.stack([torch.from_numpy(w @ w.T) for w in _hard(n).values()])
     together = two_stage.eigenvalues(grams.clone(), width)[0]
