@@ -13,9 +13,10 @@ from ..data.deltas import WithoutDifference
 from ..data.grid import Grid, Selection
 from ..data.view_records import Content
 from ..drawing.cells import Look
+from .one_style import OneStyle
 
 
-class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
+class TopPane(OneStyle, ScrollView, can_focus=True, inherit_bindings=False):
     """A view above the chart; rows of data/views with the place TOP name a subclass. `look` gives the lens."""
 
     compares_marks = False
