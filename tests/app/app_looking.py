@@ -22,7 +22,7 @@ from rankscope.tui.settings.config import Config
 from rankscope.tui.settings.palette import DIM
 
 SMALL, WIDE, HUGE = (80, 24), (120, 40), (200, 60)
-DEADLINE = 20.0
+DEADLINE = 60.0
 """Seconds after which a test gives up waiting; nothing passes or fails by being slower or faster."""
 
 

@@ -88,12 +88,32 @@ def spectrum_of(projection: Projection, weights: NDArray[np.floating]) -> Spectr
 
 
 def fill(folder: Path, root: Path, addresses: Iterable[str] | None = None) -> Model:
-    """Store spectra of an unfused model (by default all that a scan would compute), without torch."""
+    """Store spectra of an unfused model (by default all that a scan would compute), without torch. The store's files
+    are made once for each model and choice of addresses; an empty store gets a copy."""
     model = open_model(str(folder), root)
+    wanted = None if addresses is None else frozenset(addresses)
+    stored = root / model.folder
+    state = (folder / "model.safetensors").stat()
+    made = (folder, state.st_ino, state.st_mtime_ns, wanted)
+    if stored.exists():
+        _store_spectra(model, folder, root, wanted)
+    elif made in _FILES:
+        for name, data in _FILES[made].items():
+            stored.mkdir(parents=True, exist_ok=True)
+            (stored / name).write_bytes(data)
+    else:
+        _store_spectra(model, folder, root, wanted)
+        _FILES[made] = {file.name: file.read_bytes() for file in stored.glob("*")}
+    return model
+
+
+_FILES: dict[tuple[object, ...], dict[str, bytes]] = {}
+"""By model file and addresses, the files that the store then has in the model's folder."""
+
+
+def _store_spectra(model: Model, folder: Path, root: Path, wanted: frozenset[str] | None) -> None:
     weights = load_file(folder / "model.safetensors")
-    wanted = None if addresses is None else set(addresses)
     with SpectraStore(root, model.folder) as store:
         for p in model.tree.scanned():
             if wanted is None or p.address in wanted:
                 store.put(spectrum_of(p, weights[p.tensor]))
-    return model

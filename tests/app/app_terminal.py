@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 """Seconds after which a silent program has failed; nothing passes or fails by being slower or faster."""
 BACK = b"\x1b[?1049l"
 """The terminal sequence that switches back to the other screen."""

@@ -13,12 +13,14 @@ import pytest
 from app_gate import Gate
 from app_models import LLAMA, llama_weights, save_model
 from app_rest import pilots_wait_for_rest
+from app_styles import parse_styles_once
 
 from rankscope.engine.spectrum import Spectrum
 from rankscope.tui.screens.first_run import mark_seen
 
 mark_seen()
 pilots_wait_for_rest()
+parse_styles_once()
 
 LAYERS = 6
 

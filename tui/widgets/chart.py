@@ -15,6 +15,7 @@ from textual.widget import Widget
 from ..charts.request import Painting
 from ..charts.ruler import pointer, ruled
 from ..settings import keys
+from .one_style import OneStyle
 
 FOOT = 2
 """Lines below the chart: the cursor's, kept free without a cursor so that nothing moves, and the read-out."""
@@ -22,7 +23,7 @@ REST = 0.1
 """Seconds after the cursor's last move before the rule through the chart follows it."""
 
 
-class ChartPane(Widget, can_focus=True):
+class ChartPane(OneStyle, Widget, can_focus=True):
     """Shows the painting that `show` was given and a rank on it. Keys for other layers post `LayerStep`, those for
     other ranks `RankWalk`.
 

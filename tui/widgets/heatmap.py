@@ -313,14 +313,14 @@ class Heatmap(TopPane, inherit_bindings=False):
         return found
 
     def _line(self, y: int) -> Strip:
-        width = self.size.width
+        width, style = self.size.width, self.rich_style
         line = y if y < self._form.header else y + self.scroll_offset.y
         if line >= self._form.size.height:
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, style)
         label, body = self._form.draw(line, self._pointer)
         left = self.scroll_offset.x
         strip = Strip([label, *Strip(body).crop(left, left + max(0, width - self._form.label_width))])
-        return strip.adjust_cell_length(width, self.rich_style).apply_style(self.rich_style).simplify()
+        return strip.adjust_cell_length(width, style).apply_style(style).simplify()
 
     def _repaint(self, lines: Iterable[int]) -> None:
         """Send what has changed in these lines of the form."""

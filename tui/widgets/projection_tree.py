@@ -26,6 +26,7 @@ from ..data.grid import Column, Grid, Row, Selection, member_of
 from ..drawing.cells import Look
 from ..settings import keys
 from .heatmap_table import shortened
+from .one_style import OneStyle
 
 MARK_STYLES = {"#": "green", "*": "yellow bold", "!": "red bold", "?": "red"}
 WIDEST = 60
@@ -44,7 +45,7 @@ class TreeItem:
     children: Callable[[], Iterable[TreeItem]] | None = None
 
 
-class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
+class ProjectionTree(OneStyle, Tree[TreeItem], inherit_bindings=False):
     """`look` gives the state and number of a projection, and how much of a group is done."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.TREE

@@ -13,12 +13,13 @@ from rankscope.engine.spectrum import Projection
 from ..data.deltas import WithoutDifference
 from ..data.grid import Grid, Selection
 from ..drawing.cells import Look
+from .one_style import OneStyle
 
 if TYPE_CHECKING:
     from ..data.view_records import Content
 
 
-class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
+class TopPane(OneStyle, ScrollView, can_focus=True, inherit_bindings=False):
     """A view above the chart; rows of data/views with the place TOP name a subclass. `look` gives the lens."""
 
     compares_marks = False
