@@ -8,19 +8,13 @@ from typing import Any
 
 import textual.app
 import textual.pilot
-import textual.screen
 from textual._context import active_app
 from textual.app import App
 
 
 def pilots_wait_for_rest() -> None:
-    """Make all pilots of this process wait with `at_rest`: Textual's own wait would take most of the tests' time.
-
-    Screens are drawn at rest, and otherwise once a second. By Textual's clock they would also be drawn between two
-    messages, more often the busier the machine is, and again at rest.
-    """
+    """Make all pilots of this process wait with `at_rest`: Textual's own wait would take most of the tests' time."""
     textual.app.wait_for_idle = textual.pilot.wait_for_idle = at_rest
-    textual.screen.UPDATE_PERIOD = 1.0  # type: ignore[misc]  # instead of a sixtieth of a second
 
 
 async def at_rest(_min_sleep: float = 0, max_sleep: float = 1) -> None:

@@ -26,6 +26,7 @@ OF_OTHERS = {
     ("cli/parser.py", "_actions"),
     ("charts/curves.py", "_limit_size"),
     ("screens/explorer/panes.py", "_replace"),
+    ("screens/status_lines.py", "_replace"),
 }
 """Names of os, argparse, plotext and named tuples."""
 

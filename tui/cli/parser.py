@@ -33,7 +33,8 @@ class Parser(argparse.ArgumentParser):
         """A question about the option that a word may be, "" if it is like none."""
         from difflib import get_close_matches
 
-        near = get_close_matches(word.partition("=")[0], self._option_string_actions, 1, 0.75)
+        known = [name for action in self._actions for name in action.option_strings]
+        near = get_close_matches(word.partition("=")[0], known, 1, 0.75)
         return f": did you mean {near[0]}?" if near else ""
 
     def _with_defaults(self, given: list[str]) -> tuple[list[str], dict[str, argparse.Action]]:

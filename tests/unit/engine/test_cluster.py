@@ -42,6 +42,8 @@ Make = Callable[..., Engine]
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
     """Two worker processes, which the engines of this file share; Dask's own setting gives up dead ones at once."""
+    import distributed  # noqa: F401 - it adds its settings to those of dask
+
     given_up = dask.config.set({"distributed.deploy.lost-worker-timeout": "0s"})
     with given_up, serve() as hub, pytest.MonkeyPatch.context() as patch:
         control = Control(tmp_path_factory.mktemp("control"), hub)
