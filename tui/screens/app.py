@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -30,6 +32,10 @@ from .terminal_driver import TerminalDriver, draw_after_fg, use_plain
 if TYPE_CHECKING:
     from rankscope.engine.compute.engine import ComputeSettings
     from rankscope.engine.compute.events import Event
+
+
+_PATIENCE = 1.0
+"""The most seconds that a key waits for those before it."""
 
 
 class RankScopeApp(Surviving[None], inherit_bindings=False):
@@ -79,6 +85,22 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         self.set_keymap(self._config.keymap)
         await self.push_screen(self.explorer)
         self.is_up = True
+
+    async def on_key(self) -> None:
+        """Before a key acts, wait until the selection has followed the keys before it. Keys that come in one piece, as
+        over a slow line, acted on an earlier selection: `jjJ` went one layer on, and `j enter` computed the wrong one.
+        """
+        followed = asyncio.Event()
+        self._pass_on(self.focused or self.screen, followed)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await followed.wait()
+
+    def _pass_on(self, node: DOMNode | None, followed: asyncio.Event) -> None:
+        """Set the event once a node, and then those around it, have handled what they were sent so far: messages about
+        moves take the same way."""
+        if node is None or node is self or not node.call_later(self._pass_on, node.parent, followed):
+            followed.set()
 
     def _pause(self, is_paused: bool) -> None:
         """Pause and resume worker processes together with the explorer (ctrl+z and fg)."""
