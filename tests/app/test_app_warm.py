@@ -53,7 +53,7 @@ def test_a_process_for_the_gpu_is_replaced_when_it_dies_and_stands_still_and_end
 ) -> None:
     terminal = Terminal(tmp_path, PROGRAM, llama, "--store", root)
     terminal.until(b"0/42")
-    terminal.press(b"3g\r")
+    terminal.press(b"3\r")
     terminal.until(b"4/42")  # the attention of a layer, solved by the process that the first screen has started
     (worker,) = workers_of(terminal)
 
