@@ -25,16 +25,7 @@ def write_llama(
     Returns the numbers that the file holds, under the names and in the order of transformers.
     """
     config, held = model.config, {}
-    writer = gguf.GGUFWriter(str(file), architecture)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
+    writer = _begun(file, architecture, config)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([*WORDS, *(f"<{n}>" for n in range(config.vocab_size - len(WORDS)))])
     writer.add_token_merges(["a b"])
@@ -52,11 +43,30 @@ def write_llama(
         if "q_proj" in name or "k_proj" in name:
             numbers = numbers.reshape(heads, -1, 2, numbers.shape[1]).swapaxes(1, 2).reshape(numbers.shape)
         held[name] = numbers
+    _end(writer)
+    return held
+
+
+def _begun(file: Path, architecture: str, config: Any) -> gguf.GGUFWriter:
+    """A writer that has the sizes of a configuration of transformers."""
+    writer = gguf.GGUFWriter(str(file), architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    return writer
+
+
+def _end(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return held
 
 
 def _name(name: str) -> str:
@@ -71,19 +81,10 @@ def write_qwen3_moe(file: Path, model: Any) -> None:
     """Write a Qwen3MoeForCausalLM of transformers, whose experts are 768 wide, as transformers takes those of any GGUF
     file of this architecture: experts in float16 as stacks of gates, ups and downs, the rest in float32."""
     config = model.config
-    writer = gguf.GGUFWriter(str(file), "qwen3moe")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    writer = _begun(file, "qwen3moe", config)
     writer.add_key_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
     writer.add_expert_count(config.num_experts)
     writer.add_expert_used_count(config.num_experts_per_tok)
-    writer.add_vocab_size(config.vocab_size)
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3MOE, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         stored = tensor.float().numpy()
@@ -95,7 +96,4 @@ def write_qwen3_moe(file: Path, model: Any) -> None:
         stacks = {"down": stored} if "down" in name else {"gate": stored[:, :half], "up": stored[:, half:]}
         for part, stack in stacks.items():
             writer.add_tensor(f"blk.{layer}.ffn_{part}_exps.weight", np.ascontiguousarray(stack, np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _end(writer)
