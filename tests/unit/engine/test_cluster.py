@@ -63,8 +63,7 @@ def control(processes: Control) -> Iterator[Control]:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A restarted process takes seconds where all cores are busy: an engine that waits less goes on without workers."""
-    monkeypatch.setattr(engine_fakes, "PATIENCE", 60.0)
-    monkeypatch.setattr(far, "GONE_SECONDS", 60.0)
+    monkeypatch.setattr(far, "GONE_SECONDS", engine_fakes.PATIENCE)
     for name, formula in FORMULAS.items():
         monkeypatch.setitem(formulas.FORMULAS, name, formula)
 
